@@ -1,0 +1,74 @@
+# Needs make and Python 3.11 or newer. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+
+.PHONY: course test lint lab miniature quality lock clean help
+
+course: $(INSTALLED)
+	$(OFFLINE) $(BIN)/ip2p course --out out/course
+
+test: lint
+	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu"
+	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu"
+	$(OFFLINE) $(BIN)/python -m pytest --nbmake notebooks --nbmake-timeout=1200
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks
+
+miniature: $(INSTALLED)
+	$(BIN)/ip2p miniature
+
+quality: $(INSTALLED)
+	$(BIN)/ip2p quality
+
+# The stamp is touched last: an interrupted install is done again. The lock fits one platform;
+# elsewhere pyproject.toml's ranges decide.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is not. Try: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments. On Debian or Ubuntu install python3-venv." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -c 'import platform as p, sys; sys.exit((p.system(), p.machine(), p.python_implementation(), sys.version_info[:2]) != ("Linux", "x86_64", "CPython", (3, 11)))'; then \
+	  echo "Installing the exact versions of requirements.lock"; \
+	  $(BIN)/python -m pip install --require-hashes -r requirements.lock && \
+	  $(BIN)/python -m pip install --no-deps --no-build-isolation -e .; \
+	else \
+	  echo "Installing by the ranges of pyproject.toml"; \
+	  $(BIN)/python -m pip install -e '.[dev]'; \
+	fi
+	@touch $@
+
+# Pins that still fit are kept; uv reads them from the file that it writes.
+lock:
+	@mkdir -p out
+	cp requirements.lock out/requirements.lock
+	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --quiet -o out/requirements.lock
+	{ grep '^#' requirements.lock; cat out/requirements.lock; } > out/requirements.full
+	mv out/requirements.full requirements.lock
+
+clean:
+	rm -rf out .pytest_cache .mypy_cache .ruff_cache
+	find . \( -path ./.git -o -path ./data -o -path './$(VENV)' \) -prune -o \
+	  -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+help:
+	@echo "make course     install, then play the whole game offline into out/course (the default)"
+	@echo "make test       lint, quick tests, slow tests, every notebook; stops at the first failure"
+	@echo "make lint       ruff and mypy"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make miniature  make the shipped models again from nothing; resumes where it stopped"
+	@echo "make quality    measure the shipped models and write data/results/quality.json"
+	@echo "make lock       resolve requirements.lock again (needs uv)"
+	@echo "make clean      remove out/ and caches; data/ stays"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"

@@ -1,0 +1,244 @@
+"""Measure every stage against what the world knows, with bootstrap intervals."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ip2p_lib import images
+from ip2p_lib.backbone import Backbone, ClipEncoder
+from ip2p_lib.diffusion import euler_ancestral
+from ip2p_lib.editing import edit
+from ip2p_lib.guidance import single_guidance
+from ip2p_lib.judge import Judge, Verdict, read_attributes
+from ip2p_lib.presets import EditConfig
+from ip2p_lib.records import Triplet
+from ip2p_lib.scenes.language import caption
+from ip2p_lib.scenes.render import render
+from ip2p_lib.scenes.world import EXTRAS, KIND_OF_ATTRIBUTE, KINDS, Scene, SceneEdit
+from ip2p_lib.similarity import image_features, score_edits, text_features
+from ip2p_lib.triplets import edit_of
+
+ATTRIBUTE_OF_KIND = {kind: name for name, kind in KIND_OF_ATTRIBUTE.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A mean with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def bootstrap(values: Sequence[float], *, draws: int = 2_000, seed: int = 0) -> Measure:
+    """Mean of independent values and its 95 % percentile interval.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not len(values):
+        raise ValueError("a mean needs at least one value, got none")
+    array = np.asarray(values, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
+    low, high = np.quantile(array[picks].mean(axis=1), (0.025, 0.975))
+    return Measure(float(array.mean()), float(low), float(high), len(array))
+
+
+def bootstrap_ratio(
+    above: Sequence[float], below: Sequence[float], *, draws: int = 2_000, seed: int = 0
+) -> Measure:
+    """Ratio of two means over the same items, with its interval."""
+    a, b = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(a), (draws, len(a)))
+    low, high = np.quantile(a[picks].mean(axis=1) / b[picks].mean(axis=1), (0.025, 0.975))
+    return Measure(float(a.mean() / b.mean()), float(low), float(high), len(a))
+
+
+def scene_pixels(scenes: Sequence[Scene], size: int = 64) -> Tensor:
+    """True renders (N, 3, size, size) in [-1, 1]."""
+    return images.to_tensor([render(s, size) for s in scenes])
+
+
+def all_attributes_right(judge: Judge, pixels: Tensor, scenes: Sequence[Scene]) -> list[float]:
+    """1 for each picture on which the judge reads every attribute and extra as its scene has it."""
+    return [float(v.agrees(s)) for v, s in zip(read_attributes(judge, pixels), scenes, strict=True)]
+
+
+def reconstruct(model: Backbone, pixels: Tensor, *, batch_size: int = 64) -> Tensor:
+    """Pictures through the autoencoder and back, (N, 3, H, W) in [-1, 1]."""
+    return torch.cat([model.decode_latents(model.latent_moments(b)[0]) for b in pixels.split(batch_size)])
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each picture, (N,), for values in [-1, 1]."""
+    return -10 * (((a - b) / 2) ** 2).flatten(1).mean(1).clamp_min(1e-10).log10()
+
+
+@torch.no_grad()
+def sample_captions(
+    model: Backbone,
+    captions: Sequence[str],
+    *,
+    guidance_scale: float,
+    num_inference_steps: int,
+    resolution: int,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Tensor:
+    """Text-to-image: pictures (N, 3, H, W) in [-1, 1]; picture i has the seed `seed + i`."""
+    null = model.encode_text([""])
+    side, out = resolution // model.factor, []
+    for start in range(0, len(captions), batch_size):
+        texts = captions[start : start + batch_size]
+        states = torch.cat([null.expand(len(texts), -1, -1), model.encode_text(texts)])
+
+        def predict(scaled: Tensor, timestep: Tensor, step: int, states: Tensor = states) -> Tensor:
+            doubled = torch.cat([scaled, scaled]).to(model.unet.dtype)
+            uncond, cond = model.unet(doubled, timestep, states).sample.float().chunk(2)
+            return single_guidance(cond, uncond, guidance_scale)
+
+        *_, last = euler_ancestral(
+            predict,
+            model.scheduler,
+            seeds=[seed + start + i for i in range(len(texts))],
+            shape=(model.latent_channels, side, side),
+            num_inference_steps=num_inference_steps,
+            device=model.device,
+        )
+        out.append(model.decode_latents(last.latents).cpu())
+    return torch.cat(out)
+
+
+def recall_at_1(clip: ClipEncoder, pixels: Tensor, captions: Sequence[str]) -> list[float]:
+    """1 for each picture whose own caption is the nearest of all given captions.
+
+    Args:
+        pixels: (N, 3, H, W) in [-1, 1].
+        captions: N different captions.
+
+    Raises:
+        ValueError: two captions are equal.
+    """
+    if len(set(captions)) != len(captions):
+        raise ValueError("retrieval needs different captions, but some are equal")
+    scores = image_features(clip, images.to_unit(pixels)) @ text_features(clip, captions).T
+    return (scores.argmax(1) == torch.arange(len(captions), device=scores.device)).float().tolist()
+
+
+def changed_exactly(before: Verdict, after: Verdict, edit: SceneEdit) -> bool:
+    """Whether a pair, as the judge reads it, shows the requested change and no other.
+
+    The pictures are compared with each other: what the source got wrong of its caption is no fault
+    of the edit.
+    """
+    if edit.kind in ("add", "remove"):
+        changed = [e for e in EXTRAS if (e in edit.before.extras) != (e in edit.after.extras)]
+        wanted = before.extras | set(changed) if edit.kind == "add" else before.extras - set(changed)
+        is_new = all((e in before.extras) != (edit.kind == "add") for e in changed)
+        return is_new and after.extras == wanted and after.attributes == before.attributes
+    name = ATTRIBUTE_OF_KIND[edit.kind]
+    if before.attributes[name] == after.attributes[name]:
+        return False
+    wanted_attributes = {**before.attributes, name: getattr(edit.after, name)}
+    return after.attributes == wanted_attributes and after.extras == before.extras
+
+
+def pairs_exact(judge: Judge, before: Tensor, after: Tensor, edits: Sequence[SceneEdit]) -> list[float]:
+    """1 for each generated pair that does exactly what its instruction says; pixels in [-1, 1]."""
+    read = zip(read_attributes(judge, before), read_attributes(judge, after), edits, strict=True)
+    return [float(changed_exactly(a, b, e)) for a, b, e in read]
+
+
+@dataclass(frozen=True, slots=True)
+class EditScore:
+    """How one edit of a true render turned out."""
+
+    kind: str
+    exact: float  # the judge reads the target scene, all of it
+    requested: float  # the judge reads the requested attribute
+    l1: float  # mean absolute distance to the exact answer, in [0, 2]
+    unedited_l1: float  # the same for the unedited input
+    clip_sim_dir: float
+    clip_sim_image: float
+
+
+def _requested(verdict: Verdict, edit: SceneEdit) -> bool:
+    wrong = verdict.differs(edit.after)
+    if edit.kind in ("add", "remove"):
+        return not set(wrong) & {e for e in EXTRAS if (e in edit.before.extras) != (e in edit.after.extras)}
+    return ATTRIBUTE_OF_KIND[edit.kind] not in wrong
+
+
+def evaluate_edits(
+    editor: Backbone,
+    judge: Judge,
+    clip: ClipEncoder,
+    triplets: Sequence[Triplet],
+    config: EditConfig,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Iterator[tuple[EditScore, Image.Image, Image.Image, Image.Image]]:
+    """Edit true renders and compare with the exact answers.
+
+    Yields, in order: the score, the input, the edit, the truth.
+    """
+    for start in range(0, len(triplets), batch_size):
+        group = list(triplets[start : start + batch_size])
+        edits = [edit_of(t) for t in group]
+        inputs = [render(e.before, config.resolution) for e in edits]
+        truths = [render(e.after, config.resolution) for e in edits]
+        seeds = [seed + start + i for i in range(len(group))]
+        results = edit(
+            editor, inputs, [t.edit for t in group], config=config, seed=seeds, batch_size=batch_size
+        )
+        pictures = [r.picture for r in results]
+        yield from zip(
+            _score_group(judge, clip, group, edits, inputs, pictures, truths),
+            inputs,
+            pictures,
+            truths,
+            strict=True,
+        )
+
+
+def _score_group(
+    judge: Judge, clip: ClipEncoder, group: Sequence[Triplet], edits: Sequence[SceneEdit], *pictures: Any
+) -> list[EditScore]:
+    before, after, truth = (images.to_tensor(p) for p in pictures)
+    verdicts = read_attributes(judge, after)
+    cosines = score_edits(
+        clip,
+        images.to_unit(before),
+        images.to_unit(after),
+        [t.input for t in group],
+        [t.output for t in group],
+    )
+    distance, unedited = ((x - truth).abs().flatten(1).mean(1).tolist() for x in (after, before))
+    return [
+        EditScore(
+            e.kind, float(v.agrees(e.after)), float(_requested(v, e)), d, u, c.clip_sim_dir, c.clip_sim_image
+        )
+        for e, v, d, u, c in zip(edits, verdicts, distance, unedited, cosines, strict=True)
+    ]
+
+
+def by_kind(scores: Sequence[EditScore]) -> dict[str, Measure]:
+    """Exact edits by kind of edit, for the kinds that occur."""
+    found = {k: [s.exact for s in scores if s.kind == k] for k in KINDS}
+    return {k: bootstrap(v) for k, v in found.items() if v}
+
+
+def different_captions(scenes: Sequence[Scene], count: int) -> tuple[list[Scene], list[str]]:
+    """The first `count` scenes whose attributes differ, with their captions."""
+    seen: dict[Scene, Scene] = {}
+    for scene in scenes:
+        seen.setdefault(replace(scene, layout=0), scene)
+    chosen = list(seen.values())[:count]
+    return chosen, [caption(s, i) for i, s in enumerate(chosen)]

@@ -1,0 +1,229 @@
+"""Make the shipped models from nothing, in order, resumably: `make miniature`."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ip2p_lib import filtering, images, pairs, storage
+from ip2p_lib.backbone import Backbone, load_clip, load_text_to_image
+from ip2p_lib.dataset import open_dataset
+from ip2p_lib.evaluation import sample_captions, scene_pixels
+from ip2p_lib.miniature import clip as clip_stage
+from ip2p_lib.miniature import judge as judge_stage
+from ip2p_lib.miniature import text_to_image as unet_stage
+from ip2p_lib.miniature import vae as vae_stage
+from ip2p_lib.miniature.pictures import HELD_OUT_SEED
+from ip2p_lib.miniature.recipes import EDITOR_TRIPLETS, FILTER_QUANTILES, TRIPLET_SEED
+from ip2p_lib.miniature.texts import ordinary_text
+from ip2p_lib.miniature.tokenizer import learn_tokenizer
+from ip2p_lib.optimisation import Report
+from ip2p_lib.presets import MINIATURE
+from ip2p_lib.scenes.language import caption
+from ip2p_lib.scenes.world import sample_scenes
+from ip2p_lib.training import train_editor
+from ip2p_lib.triplets import world_triplets
+from ip2p_lib.unet import save_pipeline, widen_unet
+
+SHEET_EVERY = 500
+
+
+class Builder:
+    """The stages, each leaving its result in `out` (shipped) or `work` (checkpoints, pictures, sheets)."""
+
+    def __init__(self, out: Path, work: Path) -> None:
+        self.out, self.work = out, work
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """Merges learned on captions and ordinary texts of the world."""
+        folder = self.work / "tokenizer"
+        if not folder.exists():
+            scenes = sample_scenes(6_000, 1)
+            texts = [caption(s, i) for i, s in enumerate(scenes)]
+            return learn_tokenizer(texts + [ordinary_text(s, i) for i, s in enumerate(scenes)], folder)
+        return CLIPTokenizer.from_pretrained(folder)
+
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder, with its scale set."""
+        folder = self.work / "vae-final"
+        if not folder.exists():
+            recipe = vae_stage.VaeRecipe()
+            pixels = scene_pixels(sample_scenes(24, HELD_OUT_SEED))
+
+            def sheet(report: Report) -> None:
+                vae: Any = report.model
+                rebuilt = vae.decode(vae.encode(pixels.to(vae.device)).latent_dist.mode())
+                pictures = images.to_pictures(torch.cat([pixels, rebuilt.sample.cpu()]))
+                images.grid(pictures, 12).save(self._sheet("vae", report))
+
+            last = self._watch(
+                "vae", vae_stage.train_vae(recipe, self.work), recipe.steps, sheet, asdict(recipe)
+            )
+            last.ema.swap()
+            vae_stage.set_scale(last.model.cpu(), scene_pixels(sample_scenes(256, 1)))
+            last.model.save_pretrained(folder)
+        return AutoencoderKL.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
+
+    def clip(self) -> CLIPTextModel:
+        """CLIP into `out/clip`; returns its text tower as a text encoder."""
+        recipe, tokenizer = clip_stage.ClipRecipe(), self.tokenizer()
+        config = clip_stage.clip_config(recipe, len(tokenizer))
+        folder = self.work / "text-encoder"
+        if not folder.exists():
+            steps = clip_stage.train_clip(recipe, tokenizer, self.work)
+            last = self._watch("clip", steps, recipe.steps, None, asdict(recipe))
+            last.ema.swap()
+            last.model.cpu().eval()
+            clip_stage.save_clip(last.model, config, self.out / "clip")
+            tokenizer.save_pretrained(self.out / "clip" / "tokenizer")
+            self._card("clip")
+            clip_stage.as_text_encoder(last.model, config, tokenizer.eos_token_id).save_pretrained(folder)
+        return CLIPTextModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
+
+    def judge(self) -> None:
+        """The judge into `out/judge`."""
+        if (self.out / "judge" / "judge.safetensors").exists():
+            return
+        recipe = judge_stage.JudgeRecipe()
+        last = self._watch(
+            "judge", judge_stage.train_judge(recipe, self.work), recipe.steps, None, asdict(recipe)
+        )
+        last.ema.swap()
+        weights = {n: t.half().cpu().contiguous() for n, t in last.model.state_dict().items()}
+        with storage.atomic_folder(self.out / "judge") as partial:
+            save_file(weights, partial / "judge.safetensors")
+        self._card("judge")
+
+    def text_to_image(self) -> None:
+        """The text-to-image model into `out/text_to_image`."""
+        if (self.out / "text_to_image").exists():
+            return
+        recipe, vae, encoder, tokenizer = unet_stage.UNetRecipe(), self.vae(), self.clip(), self.tokenizer()
+        scenes = sample_scenes(24, HELD_OUT_SEED)
+
+        def assembled(report: Report) -> Backbone:
+            return Backbone(
+                tokenizer, encoder, vae, report.model, unet_stage.miniature_scheduler(), "miniature"
+            )
+
+        def sheet(report: Report) -> None:
+            texts = [caption(s, i) for i, s in enumerate(scenes)]
+            pixels = sample_captions(
+                assembled(report), texts, guidance_scale=4.0, num_inference_steps=15, resolution=64
+            )
+            images.grid(images.to_pictures(torch.cat([pixels, scene_pixels(scenes)])), 12).save(
+                self._sheet("unet", report)
+            )
+
+        steps = unet_stage.train_text_to_image(recipe, vae, encoder, tokenizer, self.work)
+        last = self._watch("unet", steps, recipe.steps, sheet, asdict(recipe))
+        last.ema.swap()
+        save_pipeline(assembled(last), self.out / "text_to_image")
+        self._card("unet", "text_to_image", extra=("vae", "clip"))
+
+    def pairs(self) -> Path:
+        """Candidates, scores and the kept pairs the editor learns from; returns the kept folder."""
+        storage.write_manifest(self.out)
+        kept = self.work / "kept"
+        if not kept.exists():
+            base, clip = (
+                load_text_to_image(MINIATURE, device=self.device),
+                load_clip(MINIATURE, device=self.device),
+            )
+            triplets = list(world_triplets(EDITOR_TRIPLETS, TRIPLET_SEED))
+            folder = self.work / "candidates"
+            with tqdm(
+                desc="pairs", unit="pair", total=EDITOR_TRIPLETS * MINIATURE.pairs.candidates_per_triplet
+            ) as bar:
+                for progress in pairs.synthesise(triplets, base, MINIATURE.pairs, folder):
+                    bar.update(progress.candidates - bar.n)
+            for _ in filtering.score(folder, clip):
+                pass
+            scores = filtering.read_scores(folder)
+            config = filtering.thresholds_at_quantiles(scores, **FILTER_QUANTILES)
+            count = filtering.export_kept(folder, filtering.select(scores, config), kept, config)
+            tqdm.write(f"kept {count} of {len(scores)} candidates with {config}")
+        return kept
+
+    def editor(self) -> None:
+        """The editor into `out/editor`, trained on kept pairs alone."""
+        if (self.out / "editor").exists():
+            return
+        kept = self.pairs()
+        base = load_text_to_image(MINIATURE, device=self.device)
+        data = open_dataset(kept, base, resolution=MINIATURE.train.resolution)
+        unet = widen_unet(base.unet, base.latent_channels)
+        steps = train_editor(unet, base, data, MINIATURE.train, self.work / "editor")
+        last = self._watch("editor", steps, MINIATURE.train.steps, None, asdict(MINIATURE.train))
+        last.ema.swap()
+        save_pipeline(base.with_unet(last.model.eval(), "editor"), self.out / "editor")
+        self._card("editor")
+
+    def _sheet(self, name: str, report: Report) -> Path:
+        path = self.work / "sheets" / f"{name}-{report.step:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _watch(
+        self,
+        name: str,
+        steps: Iterable[Report],
+        total: int,
+        sheet: Callable[[Report], None] | None,
+        recipe: dict[str, Any],
+    ) -> Report:
+        """Run a training to its end with progress, sample sheets and a log; returns the last report."""
+        path = self.work / f"{name}-log.json"
+        log: dict[str, Any] = storage.read_json(path) if path.exists() else {"hours": 0.0, "loss": []}
+        started = time.monotonic() - log["hours"] * 3600
+        last: Any = None
+        with tqdm(steps, total=total, desc=name, unit="step") as bar:
+            for last in bar:
+                bar.update(max(0, last.step - bar.n - 1))
+                if last.step % 50 == 0 and last.loss.isfinite():
+                    log["loss"].append([last.step, round(last.loss.item(), 5)])
+                    bar.set_postfix(loss=log["loss"][-1][1])
+                if last.step % 250 == 0 or last.step == total:
+                    log["hours"] = (time.monotonic() - started) / 3600
+                    storage.write_json(path, {**log, "recipe": recipe, **storage.environment()})
+                if sheet and last.step % SHEET_EVERY == 0 and last.step < total:
+                    last.ema.swap()
+                    last.model.eval()
+                    with torch.no_grad():
+                        sheet(last)
+                    last.model.train()
+                    last.ema.swap()
+        return last
+
+    def _card(self, name: str, folder: str | None = None, extra: tuple[str, ...] = ()) -> None:
+        """Write `training.json` beside the shipped weights: recipe, hours, machine, versions, losses."""
+        logs = {n: storage.read_json(self.work / f"{n}-log.json") for n in (name, *extra)}
+        for log in logs.values():
+            log["loss"] = log["loss"][:: max(1, len(log["loss"]) // 40)]
+        storage.write_json(self.out / (folder or name) / "training.json", logs)
+
+
+STAGES = ("vae", "clip", "judge", "text_to_image", "pairs", "editor")
+
+
+def build(out: Path, work: Path, only: str | None = None) -> Iterator[str]:
+    """Make all models, or one stage; yields each stage's name when it is done.
+
+    Raises:
+        ValueError: no stage of that name.
+    """
+    if only is not None and only not in STAGES:
+        raise ValueError(f"stage must be one of {', '.join(STAGES)}; got {only!r}")
+    builder = Builder(out, work)
+    for stage in STAGES if only is None else (only,):
+        getattr(builder, stage)()
+        yield stage
+    storage.write_manifest(out)

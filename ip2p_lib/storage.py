@@ -1,0 +1,150 @@
+"""Files that are whole or absent: atomic writes, safetensors state, checksums, run records."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it into place only if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; swap it into place only if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.replace(old)
+            partial.replace(path)
+            shutil.rmtree(old)
+        else:
+            partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in the order given, with a final newline."""
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file does not hold JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} must hold JSON, but reading it failed: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Short digest of a JSON-able value, the same for equal values in any key order."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_manifest(folder: Path) -> None:
+    """Record the checksum of every file below `folder` in its manifest.json."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    sums = {p.relative_to(folder).as_posix(): sha256(p) for p in files if not p.name.startswith(".")}
+    write_json(folder / MANIFEST, sums)
+
+
+def check_manifest(folder: Path, below: str = "") -> None:
+    """Compare the files below `folder/below` with the checksums that `folder` was shipped with.
+
+    Raises:
+        FileNotFoundError: the manifest or a file it names is missing.
+        ValueError: a file's bytes are not those it was shipped with.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"weights must lie in {folder} with their {MANIFEST}, found none; restore them with"
+            " `git checkout -- data` or retrain with `make miniature`"
+        )
+    guarded = {n: s for n, s in read_json(folder / MANIFEST).items() if n.startswith(below)}
+    if not guarded:
+        raise FileNotFoundError(
+            f"{folder / MANIFEST} names no file below {below}; retrain with `make miniature`"
+        )
+    for name, expected in guarded.items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing; restore it with `git checkout -- data` or `make miniature`"
+            )
+        if sha256(folder / name) != expected:
+            raise ValueError(
+                f"{folder / name} must have the checksum in {MANIFEST} ({expected[:12]}…), but its bytes"
+                " differ; restore it with `git checkout -- data` or `make miniature`"
+            )
+
+
+def commit() -> str:
+    """Short hash of the checkout's commit, with + when files differ from it; "unknown" outside git."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head.stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as every run folder records them."""
+    versions = {}
+    for name in ("torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy", "pillow"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
+        "versions": versions,
+        "commit": commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def record_run(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write run.json: the configuration with its seeds, versions, commit and command."""
+    write_json(folder / "run.json", {"config": dict(config), **environment()})

@@ -1,0 +1,78 @@
+"""Turn a text-to-image UNet into one that also takes a picture, and write the result for others."""
+
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+
+from ip2p_lib import storage
+from ip2p_lib.backbone import Backbone
+
+
+def extend_input_channels(conv_in: nn.Conv2d, extra_channels: int) -> nn.Conv2d:
+    """Widen a first convolution so that the new channels start out ignored.
+
+    The result computes exactly what `conv_in` computed, whatever is fed to the new channels, until
+    training moves their weights away from zero.
+
+    Args:
+        conv_in: first layer of the pretrained UNet, weight (C_out, C_in, k, k).
+        extra_channels: channels of the condition appended after C_in; 4 for Stable Diffusion 1.x.
+
+    Raises:
+        ValueError: extra_channels is below 1, or conv_in is grouped.
+
+    Source: InstructPix2Pix (arXiv:2211.09800), section 3.2.
+    """
+    if extra_channels < 1:
+        raise ValueError(f"extra_channels must be at least 1, got {extra_channels}")
+    if conv_in.groups != 1:
+        raise ValueError(f"conv_in must not be grouped, got groups={conv_in.groups}")
+    wide = nn.Conv2d(
+        conv_in.in_channels + extra_channels,
+        conv_in.out_channels,
+        conv_in.kernel_size,  # type: ignore[arg-type]
+        conv_in.stride,  # type: ignore[arg-type]
+        conv_in.padding,  # type: ignore[arg-type]
+        bias=conv_in.bias is not None,
+        device=conv_in.weight.device,
+        dtype=conv_in.weight.dtype,
+    )
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, : conv_in.in_channels].copy_(conv_in.weight)  # (C_out, C_in, k, k)
+        if conv_in.bias is not None and wide.bias is not None:
+            wide.bias.copy_(conv_in.bias)  # diffusers' training script forgets this one
+    return wide
+
+
+def widen_unet(unet: UNet2DConditionModel, extra_channels: int) -> UNet2DConditionModel:
+    """A trainable copy of a text-to-image UNet with `extra_channels` more input channels."""
+    wide = copy.deepcopy(unet).requires_grad_(True)
+    wide.conv_in = extend_input_channels(wide.conv_in, extra_channels)
+    wide.register_to_config(in_channels=unet.config.in_channels + extra_channels)
+    return wide
+
+
+def save_pipeline(model: Backbone, folder: Path) -> None:
+    """Write a diffusers folder in fp16 safetensors, whole or not at all.
+
+    A UNet with extra channels is written as `StableDiffusionInstructPix2PixPipeline`, which opens the
+    folder unchanged; one without, as `StableDiffusionPipeline`.
+    """
+    is_editor = model.unet.config.in_channels > model.latent_channels
+    kind = StableDiffusionInstructPix2PixPipeline if is_editor else StableDiffusionPipeline
+    pipeline = kind(
+        vae=copy.deepcopy(model.vae).half(),
+        text_encoder=copy.deepcopy(model.text_encoder).half(),
+        tokenizer=model.tokenizer,
+        unet=copy.deepcopy(model.unet).half(),
+        scheduler=model.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    with storage.atomic_folder(folder) as partial:
+        pipeline.save_pretrained(partial, safe_serialization=True)
