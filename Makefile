@@ -28,7 +28,8 @@ miniature: $(INSTALLED)
 	$(BIN)/ip2p miniature
 
 quality: $(INSTALLED)
-	$(BIN)/ip2p quality
+	$(BIN)/ip2p quality --readme README.md
+	$(BIN)/ip2p cards
 
 # The stamp is touched last: an interrupted install is done again. The lock fits one platform;
 # elsewhere pyproject.toml's ranges decide.

@@ -301,17 +301,36 @@ def miniature(
 
 @app.command()
 @one_line_errors
+def cards(
+    models: Annotated[Path, typer.Option(help="Shipped weights")] = Path("data/miniature"),
+    results: Annotated[Path, typer.Option(help="Measured results")] = Path("data/results"),
+    out: Annotated[Path, typer.Option("--out", help="Where cards go")] = Path("docs/cards"),
+) -> None:
+    """Write the model cards from the trainings' records and the results."""
+    from ip2p_lib.miniature.cards import write_cards
+
+    _writable(out)
+    for path in write_cards(models, results, out):
+        typer.echo(path)
+
+
+@app.command()
+@one_line_errors
 def quality(
     out: Annotated[Path, typer.Option("--out", help="Where results go")] = Path("data/results"),
     only: Annotated[str | None, typer.Option(help="One measure's key")] = None,
+    readme: Annotated[Path | None, typer.Option(help="README whose table to renew")] = None,
 ) -> None:
     """Measure the shipped models and write quality.json with intervals."""
-    from ip2p_lib.quality import measure_all
+    from ip2p_lib import storage
+    from ip2p_lib.quality import measure_all, update_readme
 
     _writable(out)
     _quiet()
     for line in measure_all(out, only):
         typer.echo(line)
+    if readme is not None:
+        update_readme(readme, storage.read_json(out / "quality.json"))
 
 
 def main() -> None:

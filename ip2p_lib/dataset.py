@@ -50,7 +50,9 @@ def is_held_out(key: str, fraction: float) -> bool:
     return int(storage.fingerprint(key), 16) / 16**16 < fraction
 
 
-def _pixels(cell: dict[str, Any], resolution: int) -> Tensor:
+def _pixels(cell: Any, resolution: int) -> Tensor:
+    if not isinstance(cell, dict) or "bytes" not in cell:
+        raise ValueError(f"an image cell must hold a picture's bytes and path, got {type(cell).__name__}")
     picture = images.from_bytes(cell["bytes"], cell.get("path") or "picture")
     return images.to_tensor([images.fit(picture, (resolution, resolution))])
 
@@ -131,7 +133,7 @@ def open_dataset(
 
     Raises:
         FileNotFoundError: no pairs in the folder.
-        ValueError: a column is missing, a picture is damaged, or no pair is left.
+        ValueError: a column is missing, a picture or text is not usable, or no pair is left.
     """
     shards = pair_shards(folder)
     weights = next(iter(backbone.vae.state_dict().values())).float().sum().item()
@@ -164,7 +166,9 @@ def _encode(shards: Sequence[Path], backbone: Backbone, resolution: int, home: P
             _column(names, c, shard)
             for c in (records.ORIGINAL_IMAGE, records.EDIT_PROMPT, records.EDITED_IMAGE)
         )
-        for row in rows:
+        for number, row in enumerate(rows):
+            if not isinstance(row[text], str):
+                raise ValueError(f"{shard} row {number}: {text} must be a text, got {row[text]!r}")
             instructions.append(row[text])
             prompts.append(
                 row.get(records.TRIPLET_ID) or f"{row.get(records.ORIGINAL_PROMPT, '')}|{row[text]}"

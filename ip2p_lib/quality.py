@@ -198,3 +198,49 @@ def measure_all(
         yield f"{key}: {found.value:.3f} ({found.low:.3f} to {found.high:.3f}, n={found.n}){verdict}"
     if quality.details:
         storage.write_json(out / "editor_by_kind.json", quality.details)
+
+
+LABELS = {
+    "judge_all_attributes": "judge reads every attribute of a true render",
+    "vae_psnr_db": "autoencoder, PSNR in dB",
+    "vae_keeps_attributes": "all attributes survive the autoencoder",
+    "text_to_image_all_attributes": "text-to-image shows every attribute of its caption",
+    "clip_recall_at_1": "CLIP finds the right one of 256 captions",
+    "pairs_unfiltered_exact": "candidate pairs that do exactly what was asked",
+    "pairs_kept_exact": "kept pairs that do",
+    "editor_exact": "edits of unseen pictures: exactly the requested change",
+    "editor_exact_worst_kind": "the same, worst kind of edit",
+    "editor_l1_over_unedited_l1": "distance to the exact answer over the unedited picture's",
+}
+
+
+def quality_table(results: dict[str, Any]) -> str:
+    """The Markdown table that README shows between its quality marks."""
+    rows = ["| measured on held-out scenes | value | 95 % interval | n | goal |", "|---|---|---|---|---|"]
+    for key, label in LABELS.items():
+        if key not in results:
+            continue
+        r, goal = results[key], GOALS[key]
+        wanted = f"at least {goal.at_least:g}" if goal.at_least is not None else ""
+        wanted = f"at most {goal.at_most:g}" if goal.at_most is not None else wanted
+        missed = "" if goal.met_by(r["value"]) else ", not reached"
+        interval = f"{r['low']:.3f} to {r['high']:.3f}"
+        rows.append(f"| {label} (`{key}`) | {r['value']:.3f} | {interval} | {r['n']} | {wanted}{missed} |")
+    return "\n".join(rows)
+
+
+def update_readme(path: Path, results: dict[str, Any]) -> None:
+    """Put the table between README's quality marks.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    text = path.read_text(encoding="utf-8")
+    begin, end = "<!-- quality -->\n", "\n<!-- /quality -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"{path} must hold the marks <!-- quality --> and <!-- /quality -->")
+    head, rest = text.split(begin, 1)
+    with storage.atomic_file(path) as partial:
+        partial.write_text(
+            head + begin + quality_table(results) + end + rest.split(end, 1)[1], encoding="utf-8"
+        )

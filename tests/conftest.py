@@ -26,6 +26,8 @@ from ip2p_lib.scenes import caption, render, sample_scenes
 from ip2p_lib.triplets import edit_of, world_triplets
 from ip2p_lib.unet import widen_unet
 
+TINY_CLIP = ClipRecipe(embed_dim=32, vision_width=8, text_width=64, text_layers=2)
+
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
@@ -118,7 +120,7 @@ def edit_config():
 @pytest.fixture(scope="session")
 def clip_folder(tokenizer, tmp_path_factory):
     """A random open_clip model in the folder form that ships."""
-    config = clip_config(ClipRecipe(embed_dim=32, vision_width=8, text_width=64, text_layers=2), len(tokenizer))
+    config = clip_config(TINY_CLIP, len(tokenizer))
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(6)
         model = build_clip(config).eval()

@@ -9,7 +9,8 @@ import torch
 
 from ip2p_lib import backbone as models
 from ip2p_lib import storage
-from ip2p_lib.miniature.clip import hidden_states
+from conftest import TINY_CLIP
+from ip2p_lib.miniature.clip import as_text_encoder, clip_config, hidden_states
 from ip2p_lib.presets import FULL, MINIATURE, Preset
 from ip2p_lib.unet import save_pipeline
 
@@ -187,6 +188,19 @@ def test_clip_brings_its_own_size_and_tokens(clip):
     assert tokens.shape == (2, 32)
     assert not clip.model.training
     assert not any(p.requires_grad for p in clip.model.parameters())
+
+
+def test_the_converted_text_tower_is_open_clips(clip, tokenizer):
+    """Pooled and projected, the transformers model must give open_clip's own text features."""
+    end = tokenizer.eos_token_id
+    encoder = as_text_encoder(clip.model, clip_config(TINY_CLIP, len(tokenizer)), end)
+    tokens = clip.tokenize(["a red house at night", "make it a pencil sketch", "", "add a rainbow " * 30])
+    with torch.no_grad():
+        states = encoder(tokens).last_hidden_state
+        pooled = states[torch.arange(4), tokens.argmax(dim=1)] @ clip.model.text_projection
+        torch.testing.assert_close(pooled, clip.model.encode_text(tokens), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(states, hidden_states(clip.model, tokens), rtol=1e-4, atol=1e-5)
+    assert pooled.std(0).mean() > 1e-3
 
 
 def test_a_preset_without_a_world_has_no_judge(saved):

@@ -139,6 +139,13 @@ def test_a_damaged_picture_is_refused_and_leaves_no_cache(tmp_path, rows, base, 
     assert not list(folder.glob(".latents/*"))
 
 
+def test_an_instruction_that_is_no_text_is_refused_by_row(tmp_path, rows, base):
+    rows[3][records.EDIT_PROMPT] = None
+    pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), tmp_path / "pairs.parquet")
+    with pytest.raises(ValueError, match=r"pairs\.parquet row 3: edit_prompt must be a text, got None"):
+        open_dataset(tmp_path, base, resolution=32)
+
+
 def test_a_shard_that_is_no_parquet_is_refused_by_name(tmp_path, base):
     (tmp_path / "pairs.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match=r"pairs\.parquet"):

@@ -1,5 +1,6 @@
 """Contact sheets and one HTML page, readable by people and by screen readers."""
 
+import base64
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ip2p_lib import storage
+from ip2p_lib import images, storage
 
 INK, PAPER, GREEN, RED = (
     (40, 40, 48),
@@ -61,6 +62,19 @@ def contact_sheet(
             text = wrap(cell.text, max(10, side // 6))[:lines]
             draw.multiline_text((left, upper + side + 2), "\n".join(text), INK, font, spacing=1)
     return sheet
+
+
+class Shown:
+    """A picture that notebooks display with its alt text."""
+
+    def __init__(self, image: Image.Image, alt: str) -> None:
+        if not alt.strip():
+            raise ValueError("a shown picture must have alt text")
+        self.image, self.alt = image, alt
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(images.png_bytes(self.image)).decode()
+        return f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}">'
 
 
 def save_picture(image: Image.Image, path: Path) -> None:

@@ -1,5 +1,6 @@
 """The whole game: every stage once, in minutes, on the miniature; then a page that shows it."""
 
+import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -208,7 +209,11 @@ class WholeGame:
             Section("Measured in this run", "Numbers of this run, on this machine.", table=table),
         ]  # fmt: skip
         sections = [s for s in sections if not s.picture or (self.out / s.picture).exists()]
-        storage.write_json(self.out / "metrics.json", {**m, "seconds": self.seconds, **storage.environment()})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kB on Linux
+        run = {"minutes": round(sum(self.seconds.values()) / 60, 1), "peak_memory_gb": round(peak, 1)}
+        storage.write_json(
+            self.out / "metrics.json", {**run, **m, "seconds": self.seconds, **storage.environment()}
+        )
         write_page(self.out / "index.html", "InstructPix2Pix, the whole game", sections)
         return self.out / "index.html"
 

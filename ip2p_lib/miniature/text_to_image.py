@@ -29,7 +29,7 @@ class UNetRecipe:
     pictures: int = 30_000
     batch_size: int = 64
     caption_dropout: float = 0.1
-    steps: int = 2_700
+    steps: int = 2_100
     seed: int = 14
 
     @property
