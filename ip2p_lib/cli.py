@@ -26,13 +26,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (
-            ValueError,
-            FileNotFoundError,
-            FloatingPointError,
-            PermissionError,
-            NotADirectoryError,
-        ) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             typer.echo("error: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
@@ -40,6 +34,11 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
 
     return run
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given on the command line; 0 is a value, and is judged by who uses it."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _quiet() -> None:
@@ -72,12 +71,13 @@ def scenes(out: Folder, count: int = 64, seed: int = 0, size: int = 64) -> None:
     """Draw pictures of the world with their captions."""
     import json
 
+    from ip2p_lib import storage
     from ip2p_lib.scenes import caption, render, sample_scenes
 
     if count < 1:
         raise ValueError(f"--count must be at least 1, got {count}")
     _writable(out)
-    with (out / "captions.jsonl").open("w", encoding="utf-8") as file:
+    with storage.atomic_file(out / "captions.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
         for i, scene in enumerate(sample_scenes(count, seed)):
             render(scene, size).save(out / f"{i:07d}.png")
             file.write(json.dumps({"file_name": f"{i:07d}.png", "text": caption(scene, i)}) + "\n")
@@ -96,6 +96,8 @@ def triplets(
     from ip2p_lib.records import write_triplets
     from ip2p_lib.triplets import world_triplets
 
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, got {count}")
     _writable(out.parent)
     typer.echo(f"{write_triplets(out, world_triplets(count, seed, held_out=held_out))} triplets in {out}")
 
@@ -123,10 +125,7 @@ def pairs(
 
     chosen = find(preset)
     config = replace(
-        chosen.pairs,
-        seed=seed,
-        candidates_per_triplet=candidates or chosen.pairs.candidates_per_triplet,
-        num_inference_steps=steps or chosen.pairs.num_inference_steps,
+        chosen.pairs, seed=seed, **_given(candidates_per_triplet=candidates, num_inference_steps=steps)
     )
     rows = list(read_triplets(triplets))
     _writable(out)
@@ -161,19 +160,14 @@ def filter_(
     from ip2p_lib.presets import preset as find
 
     chosen = find(preset)
-    given: dict[str, Any] = {
-        "min_text": min_text,
-        "min_direction": min_direction,
-        "min_image": min_image,
-        "max_per_triplet": keep,
-    }
-    config = replace(chosen.filter, **{n: v for n, v in given.items() if v is not None})
+    given = _given(min_text=min_text, min_direction=min_direction, min_image=min_image, max_per_triplet=keep)
+    config = replace(chosen.filter, **given)
+    shards = filtering.candidate_shards(candidates)
     _writable(out.parent)
     _quiet()
-    for done, total in tqdm(
-        filtering.score(candidates, load_clip(chosen, device=pick_device()[0])), unit="shard"
-    ):
-        del done, total
+    scoring = filtering.score(candidates, load_clip(chosen, device=pick_device()[0]))
+    for _ in tqdm(scoring, total=len(shards), unit="shard"):
+        pass
     scores = filtering.read_scores(candidates)
     count = filtering.export_kept(candidates, filtering.select(scores, config), out, config)
     typer.echo(f"kept {count} of {len(scores)} candidates in {out}")
@@ -205,9 +199,7 @@ def train(
     from ip2p_lib.unet import save_pipeline, widen_unet
 
     chosen = find(preset)
-    config = replace(
-        chosen.train, steps=steps or chosen.train.steps, batch_size=batch_size or chosen.train.batch_size
-    )
+    config = replace(chosen.train, **_given(steps=steps, batch_size=batch_size))
     _writable(out)
     _quiet()
     device = models.pick_device()[0]

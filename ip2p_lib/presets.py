@@ -128,12 +128,12 @@ MINIATURE = Preset(
     clip=str(DATA / "miniature" / "clip"),
     manifest=str(DATA / "miniature"),
     pairs=PairConfig(
-        candidates_per_triplet=4, num_inference_steps=20, cfg_scale_range=(3.0, 5.0), resolution=64,
+        candidates_per_triplet=2, num_inference_steps=16, cfg_scale_range=(3.0, 5.0), resolution=64,
         batch_size=32, triplets_per_shard=32,
     ),
     filter=FilterConfig(),
     train=TrainConfig(
-        steps=4_000, batch_size=32, gradient_accumulation_steps=1, learning_rate=6e-4,
+        steps=1_700, batch_size=32, gradient_accumulation_steps=1, learning_rate=6e-4,
         conv_in_learning_rate=4e-3, warmup_steps=100, cosine_decay=True, noisy_fraction=0.5,
         ema_decay=0.995, mixed_precision="bf16", resolution=64, checkpoint_every=250,
     ),

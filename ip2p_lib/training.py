@@ -15,6 +15,7 @@ from ip2p_lib.backbone import Backbone
 from ip2p_lib.dataset import EditDataset
 from ip2p_lib.diffusion import Schedule, training_target
 from ip2p_lib.optimisation import FitConfig, Report, fit
+from ip2p_lib.pairs import claim_folder
 from ip2p_lib.presets import TrainConfig
 
 
@@ -148,11 +149,13 @@ def train_editor(
     Args:
         unet: from `unet.widen_unet`.
         backbone: supplies text states and the noise schedule; its networks stay frozen.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration or other pairs.
     """
     if folder is not None:
-        storage.record_run(
-            folder, {"stage": "train", **asdict(config), "prompts": len(data), "base": backbone.name}
-        )
+        pairs = {"prompts": len(data), "instructions": storage.fingerprint(data.instructions)}
+        claim_folder(folder, {"stage": "train", **asdict(config), **pairs, "base": backbone.name})
     first = list(unet.conv_in.parameters())
     ids = {id(p) for p in first}
     rest = [p for p in unet.parameters() if id(p) not in ids]

@@ -179,7 +179,9 @@ def pair_folder(rows, tmp_path) -> Path:
     folder = tmp_path / "pairs"
     folder.mkdir()
     for number, part in enumerate((rows[:5], rows[5:])):
-        pq.write_table(pa.Table.from_pylist(part, schema=PAIR_SCHEMA), folder / f"candidates-{number:05d}.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(part, schema=PAIR_SCHEMA), folder / f"candidates-{number:05d}.parquet"
+        )
     return folder
 
 

@@ -36,7 +36,9 @@ class CopiedProbabilities:
         return attn.to_out[1](attn.to_out[0](out))
 
 
-@pytest.mark.parametrize(("threshold", "count"), [(0.0, 0), (0.1, 10), (0.5, 50), (0.9, 90), (1.0, 99), (1.1, 100)])
+@pytest.mark.parametrize(
+    ("threshold", "count"), [(0.0, 0), (0.1, 10), (0.5, 50), (0.9, 90), (1.0, 99), (1.1, 100)]
+)
 def test_a_threshold_shares_its_part_of_a_hundred_steps(threshold, count):
     shared = [is_shared(threshold, step, 100) for step in range(100)]
     assert sum(shared) == count
@@ -88,7 +90,9 @@ def test_borrowing_queries_and_keys_is_copying_attention_maps(base, batch, sourc
         ours = base.unet(*batch).sample
     before = dict(base.unet.attn_processors)
     names = self_attention_layers(base.unet)
-    base.unet.set_attn_processor({n: CopiedProbabilities(source) if n in names else p for n, p in before.items()})
+    base.unet.set_attn_processor(
+        {n: CopiedProbabilities(source) if n in names else p for n, p in before.items()}
+    )
     try:
         reference = base.unet(*batch).sample
     finally:

@@ -128,7 +128,9 @@ def test_a_missing_column_is_refused_by_name(tmp_path, rows, base, missing):
     assert not list(folder.glob(".latents/*"))
 
 
-@pytest.mark.parametrize("cell", [{"bytes": b"no picture", "path": "x.png"}, {"bytes": None, "path": "x.png"}, None])
+@pytest.mark.parametrize(
+    "cell", [{"bytes": b"no picture", "path": "x.png"}, {"bytes": None, "path": "x.png"}, None]
+)
 def test_a_damaged_picture_is_refused_and_leaves_no_cache(tmp_path, rows, base, cell):
     rows[3][records.EDITED_IMAGE] = cell
     folder = tmp_path / "broken"
@@ -177,7 +179,9 @@ def test_the_cache_is_used_again_and_keyed_by_resolution_and_autoencoder(pair_fo
 
 
 def test_parts_are_disjoint_whole_prompts_and_cover_everything(pair_folder, base):
-    parts = [open_dataset(pair_folder, base, resolution=16, held_out=0.5, part=p) for p in ("train", "held_out")]
+    parts = [
+        open_dataset(pair_folder, base, resolution=16, held_out=0.5, part=p) for p in ("train", "held_out")
+    ]
     train, held_out = ({pair for g in p.groups for pair in g} for p in parts)
     assert train & held_out == set()
     assert train | held_out == set(range(9))

@@ -59,7 +59,10 @@ def test_nothing_passes_an_impossible_filter():
 
 
 def test_thresholds_at_quantiles_let_the_asked_share_pass():
-    scores = [row(candidate=i, sim_0=i / 200, sim_1=0.5 + i / 200, direction=i / 100, image=1 - i / 100) for i in range(100)]
+    scores = [
+        row(candidate=i, sim_0=i / 200, sim_1=0.5 + i / 200, direction=i / 100, image=1 - i / 100)
+        for i in range(100)
+    ]
     config = filtering.thresholds_at_quantiles(scores, text=0.1, direction=0.35, image=0.2, max_per_triplet=3)
     assert sum(r["clip_sim_dir"] >= config.min_direction for r in scores) == 65
     assert sum(r["clip_sim_image"] >= config.min_image for r in scores) == 80
@@ -114,7 +117,7 @@ def test_kept_pairs_open_with_datasets_as_pictures(scored, rows, tmp_path):
 
 
 def test_keeping_nothing_is_refused_and_leaves_nothing(scored, tmp_path):
-    with pytest.raises(ValueError, match="must keep at least one pair, kept none of .*lower its thresholds"):
+    with pytest.raises(ValueError, match=r"must keep at least one pair, kept none of .*lower its thresholds"):
         filtering.export_kept(scored, [], tmp_path / "kept", CONFIG)
     assert not (tmp_path / "kept").exists()
 

@@ -62,7 +62,9 @@ def test_a_missing_picture_is_refused(tmp_path):
         images.open_picture(tmp_path / "p.png")
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff\xe0 jpeg?"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff\xe0 jpeg?"]
+)
 def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path, content):
     (tmp_path / "p.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"p\.png must be a picture"):

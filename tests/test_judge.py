@@ -50,6 +50,7 @@ def test_missing_and_surplus_extras_are_both_wrong():
     assert Verdict(READ, frozenset()).differs(SCENE) == ["fence"]
     assert Verdict(READ, frozenset(["fence", "kite"])).differs(SCENE) == ["kite"]
     assert sorted(Verdict(READ, frozenset(["lamp"])).differs(SCENE)) == ["fence", "lamp"]
+    assert Verdict({**READ, "time": "night"}, frozenset()).differs(SCENE) == ["time", "fence"]
 
 
 def test_labels_are_the_scenes_own_values():

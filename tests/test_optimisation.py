@@ -162,7 +162,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(
     model = network()
     good = loss_of(model)
     run = fit(model, lambda step: good(step) * (math.nan if step >= 4 else 1), CONFIG, folder=tmp_path)
-    with pytest.raises(FloatingPointError, match=r"must stay finite, got nan at step 6.*lower the learning rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"must stay finite, got nan at step 6.*lower the learning rate"
+    ):
         list(run)
     assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-00000003"]
     weights = load_file(tmp_path / "checkpoint-00000003" / "model.safetensors")

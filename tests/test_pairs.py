@@ -11,7 +11,14 @@ from ip2p_lib import images, records
 from ip2p_lib.attention import is_shared, self_attention_layers
 from ip2p_lib.diffusion import euler_ancestral
 from ip2p_lib.guidance import single_guidance
-from ip2p_lib.pairs import Candidate, candidate_shards, claim_folder, draw_candidates, pair_latents, synthesise
+from ip2p_lib.pairs import (
+    Candidate,
+    candidate_shards,
+    claim_folder,
+    draw_candidates,
+    pair_latents,
+    synthesise,
+)
 from ip2p_lib.presets import PairConfig
 from ip2p_lib.records import Triplet
 
@@ -172,7 +179,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, triplets, base, stop_a
     resumed, cut = made(tmp_path / "cut", triplets, base)
     assert cut == whole
     assert resumed[-1].candidates == 12
-    assert resumed[-1].reused == (stop_after - 1) // 2 * 4  # two batches a shard; the third finishes the first
+    assert (
+        resumed[-1].reused == (stop_after - 1) // 2 * 4
+    )  # two batches a shard; the third finishes the first
 
 
 def test_two_folders_hold_the_same_bytes(tmp_path, triplets, base):
@@ -230,5 +239,3 @@ def test_candidates_open_with_datasets_as_pictures(tmp_path, triplets, base):
 def test_a_folder_without_candidates_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must hold candidates-\*\.parquet, found none"):
         candidate_shards(tmp_path)
-
-

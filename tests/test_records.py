@@ -24,7 +24,9 @@ def test_a_triplet_without_one_of_its_texts_is_refused_by_name(name, value):
 def test_a_triplet_survives_its_file(tmp_path):
     triplets = [
         Triplet("a", **TEXTS),
-        Triplet("b", "une maison à Zürich", "绘成水彩", "ünïcode\nin two lines", url="https://example.org/1.jpg"),
+        Triplet(
+            "b", "une maison à Zürich", "绘成水彩", "ünïcode\nin two lines", url="https://example.org/1.jpg"
+        ),
         Triplet("c", **TEXTS, source={"kind": "recolour", "before": {"extras": ["kite"]}}),
     ]
     assert write_triplets(tmp_path / "t.jsonl", iter(triplets)) == 3
@@ -95,7 +97,11 @@ def test_writing_that_fails_midway_leaves_the_old_file_and_nothing_else(tmp_path
 
 
 def test_records_cannot_be_changed_after_the_fact():
-    for record in (Triplet("a", **TEXTS), ClipScores(0, 0, 0, 0), Recipe("make it night", 7.5, 1.5, 20, 0, "m")):
+    for record in (
+        Triplet("a", **TEXTS),
+        ClipScores(0, 0, 0, 0),
+        Recipe("make it night", 7.5, 1.5, 20, 0, "m"),
+    ):
         name = next(iter(record.__slots__))
         with pytest.raises(AttributeError, match=name):
             setattr(record, name, "other")

@@ -38,7 +38,9 @@ DIGEST = (
 
 def sampled_edits(count, seed):
     """One edit of each of `count` scenes."""
-    return [sample_edit(s, np.random.default_rng((seed, i))) for i, s in enumerate(sample_scenes(count, seed))]
+    return [
+        sample_edit(s, np.random.default_rng((seed, i))) for i, s in enumerate(sample_scenes(count, seed))
+    ]
 
 
 def test_a_picture_is_the_same_in_every_process():
@@ -75,11 +77,15 @@ def test_an_unusual_size_is_refused(size):
 
 @pytest.mark.parametrize("name", list(ATTRIBUTES))
 def test_a_wrong_attribute_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=rf"Scene\.{name} must be one of {ATTRIBUTES[name][0]}, .*got 'lilac'"):
+    with pytest.raises(
+        ValueError, match=rf"Scene\.{name} must be one of {ATTRIBUTES[name][0]}, .*got 'lilac'"
+    ):
         replace(PLAIN, **{name: "lilac"})
 
 
-@pytest.mark.parametrize("extras", [("boat",), ("kite", "lamp"), ("lamp", "lamp"), ("rainbow", "fence", "kite")])
+@pytest.mark.parametrize(
+    "extras", [("boat",), ("kite", "lamp"), ("lamp", "lamp"), ("rainbow", "fence", "kite")]
+)
 def test_wrong_extras_are_refused(extras):
     with pytest.raises(ValueError, match=r"Scene\.extras must be at most two"):
         replace(PLAIN, extras=extras)
@@ -192,7 +198,13 @@ def test_captions_and_instructions_vary_in_phrasing():
 
 def test_instructions_name_what_is_wanted():
     for i, edit in enumerate(sampled_edits(400, 16)):
-        word = {"balloon": "balloon", "sailboat": "sail", "rain": "rainy", "snow": "snowy", "pixel": "pixel art"}
+        word = {
+            "balloon": "balloon",
+            "sailboat": "sail",
+            "rain": "rainy",
+            "snow": "snowy",
+            "pixel": "pixel art",
+        }
         wanted = edit.new or edit.old
         wanted = {"day": "day", "sunset": ("sunset", "dusk"), "plain": ("flat", "plain")}.get(
             wanted, word.get(wanted, wanted)

@@ -97,7 +97,12 @@ def test_the_asked_share_of_timesteps_comes_from_the_noisier_half(fraction, shar
 
 def test_the_loss_is_the_squared_error_of_the_prediction(any_editor):
     schedule = Schedule.of(any_editor.scheduler)
-    latents, noise, condition, states = draw(1, 2, 4, 8, 8), draw(2, 2, 4, 8, 8), draw(3, 2, 4, 8, 8), draw(4, 2, 32, 32)
+    latents, noise, condition, states = (
+        draw(1, 2, 4, 8, 8),
+        draw(2, 2, 4, 8, 8),
+        draw(3, 2, 4, 8, 8),
+        draw(4, 2, 32, 32),
+    )
     timesteps = torch.tensor([10, 900])
     with torch.no_grad():
         found = edit_loss(
@@ -107,7 +112,9 @@ def test_the_loss_is_the_squared_error_of_the_prediction(any_editor):
         kept = any_editor.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
         predicted = any_editor.unet(torch.cat([noisy, condition], 1), timesteps, states).sample
-    torch.testing.assert_close(found, F.mse_loss(predicted, training_target(schedule, latents, noise, timesteps)))
+    torch.testing.assert_close(
+        found, F.mse_loss(predicted, training_target(schedule, latents, noise, timesteps))
+    )
 
 
 def test_a_step_sees_the_unscaled_picture_and_the_instruction(editor, data, base):
@@ -117,7 +124,9 @@ def test_a_step_sees_the_unscaled_picture_and_the_instruction(editor, data, base
     sample, _, states = recorder.asked[0]
     pairs, flips = data.picks(4, 3, CONFIG.seed, flip=False)
     torch.testing.assert_close(sample[:, 4:], data.latents(pairs, flips)[2])
-    torch.testing.assert_close(states, base.encode_text([data.instructions[p] for p in pairs]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        states, base.encode_text([data.instructions[p] for p in pairs]), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_dropped_text_is_the_empty_instruction_and_a_dropped_picture_is_zeros(editor, data, base):

@@ -44,7 +44,10 @@ def test_only_the_first_layer_grows(base):
     assert all(torch.equal(old[n], new[n]) for n in old if n != "conv_in.weight")
     assert torch.equal(old["conv_in.weight"], new["conv_in.weight"][:, :4])
     assert not new["conv_in.weight"][:, 4:].any()
-    assert sum(p.numel() for p in wide.parameters()) - sum(p.numel() for p in base.unet.parameters()) == 32 * 4 * 9
+    assert (
+        sum(p.numel() for p in wide.parameters()) - sum(p.numel() for p in base.unet.parameters())
+        == 32 * 4 * 9
+    )
     assert wide.config.in_channels == 8
     assert base.unet.config.in_channels == 4
 
@@ -102,8 +105,14 @@ def test_a_saved_editor_reloads_to_the_same_output(any_editor, tmp_path, picture
 
 def test_saving_leaves_the_model_as_it_was(editor, tmp_path):
     save_pipeline(editor, tmp_path / "editor")
-    assert {p.dtype for m in (editor.unet, editor.vae, editor.text_encoder) for p in m.parameters()} == {torch.float32}
-    assert {p.suffix for p in (tmp_path / "editor").rglob("*") if p.is_file()} <= {".json", ".safetensors", ".txt"}
+    assert {p.dtype for m in (editor.unet, editor.vae, editor.text_encoder) for p in m.parameters()} == {
+        torch.float32
+    }
+    assert {p.suffix for p in (tmp_path / "editor").rglob("*") if p.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".txt",
+    }
 
 
 def test_a_save_that_fails_leaves_the_old_folder(editor, base, tmp_path):

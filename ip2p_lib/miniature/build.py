@@ -134,10 +134,9 @@ class Builder:
         storage.write_manifest(self.out)
         kept = self.work / "kept"
         if not kept.exists():
-            base, clip = (
-                load_text_to_image(MINIATURE, device=self.device),
-                load_clip(MINIATURE, device=self.device),
-            )
+            # bf16 halves the time of sampling on a CPU too
+            base = load_text_to_image(MINIATURE, device=self.device, dtype=torch.bfloat16)
+            clip = load_clip(MINIATURE, device=self.device)
             triplets = list(world_triplets(EDITOR_TRIPLETS, TRIPLET_SEED))
             folder = self.work / "candidates"
             with tqdm(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-EDITOR_TRIPLETS = 1_800  # four candidates each
+EDITOR_TRIPLETS = 1_100  # two candidates each
 TRIPLET_SEED = 50  # held-out triplets use 900 and above
 FILTER_QUANTILES: dict[str, Any] = {
     "text": 0.10,

@@ -1,0 +1,250 @@
+"""`ip2p`: every stage from the shell, and one line for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ip2p_lib import cli, images
+from ip2p_lib.records import read_triplets
+from ip2p_lib.unet import save_pipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = {"scenes", "triplets", "pairs", "filter", "train", "edit", "course", "miniature", "quality"}
+HEAVY = {"torch", "diffusers", "transformers", "open_clip", "numpy", "PIL"}
+
+
+def ip2p(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def process(*arguments, **variables):
+    """The real thing in its own process."""
+    return subprocess.run(
+        [sys.executable, "-m", "ip2p_lib.cli", *map(str, arguments)],
+        cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(base, editor, tmp_path_factory):
+    """The tiny models as folders."""
+    folder = tmp_path_factory.mktemp("models")
+    save_pipeline(base, folder / "base")
+    save_pipeline(editor, folder / "editor")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, models, picture):
+    """A folder with one of everything that a command may be given."""
+    picture.save(tmp_path / "picture.png")
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "broken.jsonl").write_text('{"input": "a", "edit": "b", "output": "c"}\n{"input":\n')
+    (tmp_path / "good.jsonl").write_text(
+        '{"input": "a cat", "edit": "make it night", "output": "a cat at night"}\n'
+    )
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "keep").touch()
+    (tmp_path / "base").symlink_to(models / "base")
+    (tmp_path / "editor").symlink_to(models / "editor")
+    return tmp_path
+
+
+EDIT = (
+    "edit",
+    "{}/picture.png",
+    "make it night",
+    "--model",
+    "{}/editor",
+    "--steps",
+    "2",
+    "--out",
+    "{}/out/e.png",
+)
+REFUSED = [
+    (("scenes", "--out", "{}/text.png/below"), "output folder must be writable"),
+    (("scenes", "--out", "{}/text.png"), "output folder must be writable"),
+    (("scenes", "--out", "{}/out", "--count", "0"), "count must be at least 1, got 0"),
+    (("scenes", "--out", "{}/out", "--size", "50"), "multiple of 32"),
+    (("triplets", "--out", "{}/text.png/below/t.jsonl"), "output folder must be writable"),
+    (("triplets", "--out", "{}/empty"), "empty"),
+    (("triplets", "--out", "{}/out/t.jsonl", "--count", "-3"), "count must be at least 1, got -3"),
+    (("pairs", "--triplets", "{}/none.jsonl", "--out", "{}/out"), "triplets must be a JSONL file, found none"),
+    (("pairs", "--triplets", "{}/broken.jsonl", "--out", "{}/out"), "broken.jsonl line 2"),
+    (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--preset", "huge"), "preset must be one of"),
+    (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--candidates", "0"), "candidates_per_triplet"),
+    (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--steps", "0"), "num_inference_steps"),
+    (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--model", "{}/none"), "neither a folder here"),
+    (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--model", "{}/empty"), "has no text_encoder/"),
+    (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/text.png/x", "--model", "{}/base"), "must be writable"),
+    (("filter", "--candidates", "{}/empty", "--out", "{}/out", "--min-image", "2"), "min_image is a cosine"),
+    (("filter", "--candidates", "{}/empty", "--out", "{}/out", "--keep", "0"), "max_per_triplet"),
+    (("filter", "--candidates", "{}/empty", "--out", "{}/out"), "must hold candidates-*.parquet"),
+    (("train", "--data", "{}/empty", "--out", "{}/out", "--model", "{}/base"), "must hold Parquet files"),
+    (("train", "--data", "{}/empty", "--out", "{}/out", "--model", "{}/base", "--steps", "0"), "steps must be"),
+    (("train", "--data", "{}/empty", "--out", "{}/out", "--model", "{}/base", "--batch-size", "0"), "batch_size"),
+    (("edit", "{}/none.png", "make it night", "--out", "{}/out/e.png"), "must be a picture file, found none"),
+    (("edit", "{}/text.png", "make it night", "--out", "{}/out/e.png"), "must be a picture that Pillow can read"),
+    ((*EDIT, "--preset", "huge"), "preset must be one of miniature, full"),
+    ((*EDIT, "--guidance-scale", "-1"), "guidance_scale must lie in 0..100, got -1"),
+    ((*EDIT, "-i", "nan"), "image_guidance_scale must lie in 0..100, got nan"),
+    ((*EDIT, "--steps", "0"), "num_inference_steps must lie in 1..1000, got 0"),
+    ((*EDIT, "--model", "{}/base"), "is it a text-to-image model?"),
+    ((*EDIT, "--out", "{}/text.png/below/e.png"), "output folder must be writable"),
+    ((*EDIT, "--out", "{}/empty"), "empty"),
+    (("edit", "{}/picture.png", "", "--model", "{}/editor", "--out", "{}/out/e.png"), "must contain words"),
+    (("edit", "{}/picture.png", "bzwqk xkcdvf", "--model", "{}/editor", "--out", "{}/out/e.png"), "unknown here"),
+    (("miniature", "--only", "nonsense", "--work", "{}/out", "--out", "{}/out"), "stage must be one of vae"),
+    (("quality", "--only", "nonsense", "--out", "{}/out"), "measure must be one of"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), REFUSED, ids=[" ".join(a).replace("{}/", "") for a, _ in REFUSED]
+)
+def test_a_mistake_gets_one_line_and_leaves_nothing_behind(place, arguments, message):
+    before = {p: p.stat().st_mtime_ns for p in place.rglob("*") if p.is_file()}
+    result = ip2p(*(a.replace("{}", str(place)) for a in arguments))
+    assert result.exit_code == 1, result.exception
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert {p: p.stat().st_mtime_ns for p in place.rglob("*") if p.is_file()} == before
+
+
+def test_a_mistake_gets_one_line_in_a_real_process_too(place):
+    for arguments in (REFUSED[0][0], (*EDIT[:2], "", *EDIT[3:])):
+        done = process(*(a.replace("{}", str(place)) for a in arguments))
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("scenes",), ("scenes", "--out", "x", "--seed", "many"), ("paint",)])
+def test_a_misspelt_command_is_a_usage_error(arguments):
+    result = ip2p(*arguments)
+    assert result.exit_code == 2
+    assert "Usage" in result.stderr
+    assert not Path("x").exists()
+
+
+def test_help_lists_every_stage_and_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['ip2p', '--help']\n"
+        "import ip2p_lib.cli\n"
+        "try: ip2p_lib.cli.main()\n"
+        "except SystemExit as end: code = end.code\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    *shown, last = done.stdout.strip().splitlines()
+    assert last == "[] 0"
+    listed = {word for line in shown for word in line.replace("│", " ").split()[:1]}
+    assert listed >= STAGES
+
+
+def test_every_stage_explains_itself():
+    for stage in STAGES:
+        result = ip2p(stage, "--help")
+        assert result.exit_code == 0
+        assert f"{stage} [OPTIONS]" in result.stdout
+
+
+def test_an_interrupt_says_how_to_go_on_and_a_defect_is_not_hidden(capsys):
+    @cli.one_line_errors
+    def interrupted():
+        raise KeyboardInterrupt
+
+    @cli.one_line_errors
+    def defective():
+        raise KeyError("a defect of ours")
+
+    with pytest.raises(cli.typer.Exit) as end:
+        interrupted()
+    assert end.value.exit_code == 130
+    assert capsys.readouterr().err == "stopped; run the same command again to continue\n"
+    with pytest.raises(KeyError, match="a defect of ours"):
+        defective()
+
+
+def test_scenes_are_drawn_with_their_captions(tmp_path):
+    assert ip2p("scenes", "--out", tmp_path, "--count", 3, "--seed", 4, "--size", 96).exit_code == 0
+    lines = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+    assert [images.open_picture(tmp_path / line["file_name"]).size for line in lines] == [(96, 96)] * 3
+    assert all(line["text"] for line in lines)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_triplets_are_written_and_held_out_ones_differ(tmp_path):
+    for name, extra in (("plain", ()), ("held", ("--held-out",))):
+        result = ip2p("triplets", "--out", tmp_path / "new" / f"{name}.jsonl", "--count", 5, *extra)
+        assert result.stdout.startswith("5 triplets in ")
+    plain, held_out = (list(read_triplets(tmp_path / "new" / f"{n}.jsonl")) for n in ("plain", "held"))
+    assert [t.input for t in plain] == [t.input for t in held_out]
+    assert not {t.edit for t in plain} & {t.edit for t in held_out}
+
+
+def test_an_edit_carries_its_recipe_and_can_be_repeated(place):
+    arguments = [a.replace("{}", str(place)) for a in EDIT]
+    assert ip2p(*arguments, "-t", 3, "-i", "1.2", "--seed", 5).exit_code == 0
+    first = (place / "out" / "e.png").read_bytes()
+    recipe = images.read_recipe(place / "out" / "e.png")
+    assert ip2p(*arguments, "-t", 3, "-i", "1.2", "--seed", 5).exit_code == 0
+    assert (place / "out" / "e.png").read_bytes() == first
+    assert (recipe["instruction"], recipe["guidance_scale"], recipe["seed"]) == ("make it night", 3, 5)
+    assert (recipe["image_guidance_scale"], recipe["num_inference_steps"]) == (1.2, 2)
+    assert ip2p(*arguments, "--seed", 6).exit_code == 0
+    assert not np.array_equal(images.from_bytes(first), images.open_picture(place / "out" / "e.png"))
+
+
+def test_the_stages_follow_each_other_and_a_second_run_continues(place):
+    """Triplets, pairs, filter, train, edit, with the tiny models and the shipped CLIP."""
+    lax = ("--min-text", -1, "--min-direction", -1, "--min-image", -1)
+    commands = [
+        ("triplets", "--out", place / "t.jsonl", "--count", 2),
+        ("pairs", "--triplets", place / "t.jsonl", "--out", place / "candidates", "--model", place / "base",
+         "--steps", 2, "--candidates", 1),
+        ("filter", "--candidates", place / "candidates", "--out", place / "kept", *lax),
+        ("train", "--data", place / "kept", "--out", place / "run", "--model", place / "base", "--steps", 2,
+         "--batch-size", 2),
+        ("edit", place / "picture.png", "make it night", "--model", place / "run" / "editor", "--steps", 2,
+         "--out", place / "e.png"),
+    ]  # fmt: skip
+    said = []
+    for _ in range(2):
+        for command in commands:
+            result = ip2p(*command)
+            assert result.exit_code == 0, (command, result.stderr, result.exception)
+            said.append(result.stdout)
+        made = {
+            p: p.read_bytes() for p in place.rglob("*") if p.suffix in (".parquet", ".safetensors", ".png")
+        }
+    assert said[:5] == said[5:]
+    assert "kept 2 of 2 candidates" in said[2]
+    assert images.read_recipe(place / "e.png")["model"] == "editor"
+    assert len(made) > 6
+
+
+def test_training_again_with_other_settings_is_refused(place, pair_folder):
+    train = (
+        "train",
+        "--data",
+        pair_folder,
+        "--out",
+        place / "run",
+        "--model",
+        place / "base",
+        "--batch-size",
+        1,
+    )
+    assert ip2p(*train, "--steps", 1).exit_code == 0
+    result = ip2p(*train, "--steps", 2)
+    assert result.exit_code == 1
+    assert "another configuration" in result.stderr
