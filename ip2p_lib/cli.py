@@ -261,13 +261,23 @@ def edit(
 
 @app.command()
 @one_line_errors
-def course(out: Folder = Path("out/course")) -> None:
+def course(
+    out: Folder = Path("out/course"),
+    record: Annotated[Path | None, typer.Option(help="Results file; also renews README's sentence")] = None,
+) -> None:
     """The main job: the whole pipeline once through on the miniature, in minutes, with a page to look at."""
-    from ip2p_lib.course.whole_game import play
+    from ip2p_lib import storage
+    from ip2p_lib.course.whole_game import course_sentence, play
 
     _writable(out)
     _quiet()
     page = play(out)
+    if record is not None:
+        from ip2p_lib.quality import replace_block
+
+        metrics = storage.read_json(out / "metrics.json")
+        storage.write_json(record, metrics)
+        replace_block(Path("README.md"), "course", course_sentence(metrics))
     typer.echo(f"open {page} in a browser")
 
 
@@ -315,14 +325,14 @@ def quality(
 ) -> None:
     """Measure the shipped models and write quality.json with intervals."""
     from ip2p_lib import storage
-    from ip2p_lib.quality import measure_all, update_readme
+    from ip2p_lib.quality import measure_all, quality_table, replace_block
 
     _writable(out)
     _quiet()
     for line in measure_all(out, only):
         typer.echo(line)
     if readme is not None:
-        update_readme(readme, storage.read_json(out / "quality.json"))
+        replace_block(readme, "quality", quality_table(storage.read_json(out / "quality.json")))
 
 
 def main() -> None:

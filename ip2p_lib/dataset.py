@@ -137,7 +137,7 @@ def open_dataset(
     """
     shards = pair_shards(folder)
     weights = next(iter(backbone.vae.state_dict().values())).float().sum().item()
-    key = storage.fingerprint([[(s.name, s.stat().st_size) for s in shards], resolution, round(weights, 4)])
+    key = storage.fingerprint([[(s.name, storage.sha256(s)) for s in shards], resolution, round(weights, 4)])
     home = (cache or folder / ".latents") / key
     if not (home / "index.json").exists():
         _encode(shards, backbone, resolution, home)

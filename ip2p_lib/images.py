@@ -16,6 +16,7 @@ from torch import Tensor
 from ip2p_lib import storage
 
 MAX_PIXELS = 50_000_000
+MAX_ASPECT = 20  # beyond, rounding the short side up makes the long one enormous
 RECIPE_KEY = "ip2p-recipe"
 
 
@@ -73,10 +74,14 @@ def edit_size(width: int, height: int, resolution: int, multiple: int) -> tuple[
     Source: timothybrooks/instruct-pix2pix@0dffd1e:edit_cli.py, with multiple = 64.
 
     Raises:
-        ValueError: a side is not positive.
+        ValueError: a side is not positive, or one is more than 20 times the other.
     """
     if min(width, height, resolution, multiple) < 1:
         raise ValueError(f"sides must be positive, got {width} x {height} for resolution {resolution}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(
+            f"a picture's sides may differ at most {MAX_ASPECT} times, got {width} x {height}; crop it first"
+        )
     short = min(width, height)
     factor = Fraction(resolution, max(width, height))
     factor = Fraction(ceil(short * factor / multiple) * multiple, short)

@@ -133,7 +133,7 @@ MINIATURE = Preset(
     ),
     filter=FilterConfig(),
     train=TrainConfig(
-        steps=1_700, batch_size=32, gradient_accumulation_steps=1, learning_rate=6e-4,
+        steps=1_500, batch_size=32, gradient_accumulation_steps=1, learning_rate=6e-4,
         conv_in_learning_rate=4e-3, warmup_steps=100, cosine_decay=True, noisy_fraction=0.5,
         ema_decay=0.995, mixed_precision="bf16", resolution=64, checkpoint_every=250,
     ),

@@ -229,18 +229,16 @@ def quality_table(results: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def update_readme(path: Path, results: dict[str, Any]) -> None:
-    """Put the table between README's quality marks.
+def replace_block(path: Path, name: str, text: str) -> None:
+    """Put generated text between a document's marks `<!-- name -->` and `<!-- /name -->`.
 
     Raises:
         ValueError: the marks are missing.
     """
-    text = path.read_text(encoding="utf-8")
-    begin, end = "<!-- quality -->\n", "\n<!-- /quality -->"
-    if begin not in text or end not in text:
-        raise ValueError(f"{path} must hold the marks <!-- quality --> and <!-- /quality -->")
-    head, rest = text.split(begin, 1)
+    whole = path.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    if begin not in whole or end not in whole:
+        raise ValueError(f"{path} must hold the marks {begin.strip()} and {end}")
+    head, rest = whole.split(begin, 1)
     with storage.atomic_file(path) as partial:
-        partial.write_text(
-            head + begin + quality_table(results) + end + rest.split(end, 1)[1], encoding="utf-8"
-        )
+        partial.write_text(f"{head}{begin}\n{text}\n\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")

@@ -202,3 +202,8 @@ def test_a_picture_without_a_usable_recipe_is_refused(tmp_path, picture):
     for name in ("text.png", "absent.png"):
         with pytest.raises(ValueError, match=f"{name} must be a picture with a recipe"):
             images.read_recipe(tmp_path / name)
+
+
+def test_a_ribbon_of_a_picture_is_refused():
+    with pytest.raises(ValueError, match="at most 20 times, got 10000 x 10"):
+        images.edit_size(10_000, 10, 512, 64)

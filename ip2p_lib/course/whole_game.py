@@ -218,6 +218,15 @@ class WholeGame:
         return self.out / "index.html"
 
 
+def course_sentence(metrics: dict[str, Any]) -> str:
+    """What README says about the main job, from the record of a run."""
+    return (
+        f"Measured on {metrics['machine']}: the main job took {metrics['minutes']} minutes after install, with at"
+        f" most {metrics['peak_memory_gb']} GB of memory. A second run reuses what is there; Ctrl-C and run again"
+        " continues."
+    )
+
+
 def play(out: Path) -> Path:
     """Run every stage once into `out` and return the page that shows the results.
 

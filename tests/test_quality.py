@@ -1,0 +1,78 @@
+"""Numbers in prose come from result files, and the result files say how they were made."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from ip2p_lib import storage
+from ip2p_lib.course.whole_game import course_sentence
+from ip2p_lib.miniature.cards import write_cards
+from ip2p_lib.miniature.gallery import draw_gallery
+from ip2p_lib.quality import GOALS, Goal, measure_all, quality_table, replace_block
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "data" / "results"
+
+
+def test_every_measure_of_this_stage_has_a_value_an_interval_and_a_command():
+    results = storage.read_json(RESULTS / "quality.json")
+    assert results.keys() >= GOALS.keys()
+    for key in GOALS:
+        r = results[key]
+        assert r["low"] <= r["value"] <= r["high"]
+        assert r["n"] >= 40
+        assert r["command"] == f"ip2p quality --only {key}"
+        assert r["commit"]
+
+
+def test_the_readme_shows_the_measured_table():
+    assert quality_table(storage.read_json(RESULTS / "quality.json")) in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_states_the_measured_minutes_and_memory():
+    assert course_sentence(storage.read_json(RESULTS / "course.json")) in (ROOT / "README.md").read_text()
+
+
+def test_cards_are_those_the_records_give(tmp_path):
+    for path in write_cards(ROOT / "data" / "miniature", RESULTS, tmp_path):
+        assert path.read_text() == (ROOT / "docs" / "cards" / path.name).read_text(), "run `ip2p cards`"
+
+
+def test_the_gallery_is_what_its_scenes_draw(tmp_path):
+    draw_gallery(tmp_path)
+    drawn = sorted(p.name for p in tmp_path.glob("*.png"))
+    assert drawn == sorted(p.name for p in (ROOT / "data" / "gallery").glob("*.png"))
+    for name in drawn:
+        with Image.open(tmp_path / name) as a, Image.open(ROOT / "data" / "gallery" / name) as b:
+            assert ImageChops.difference(a, b).getbbox() is None, name
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "met"),
+    [
+        (Goal(0.9), 0.9, True),
+        (Goal(0.9), 0.89, False),
+        (Goal(at_most=0.5), 0.5, True),
+        (Goal(at_most=0.5), 0.51, False),
+    ],
+)
+def test_a_goal_is_met_at_its_bound(goal, value, met):
+    assert goal.met_by(value) is met
+
+
+def test_a_document_without_marks_is_refused(tmp_path):
+    (tmp_path / "a.md").write_text("no marks here")
+    with pytest.raises(ValueError, match="must hold the marks <!-- quality -->"):
+        replace_block(tmp_path / "a.md", "quality", "text")
+
+
+def test_generated_text_replaces_only_what_is_between_the_marks(tmp_path):
+    (tmp_path / "a.md").write_text("before\n<!-- x -->\nold\n<!-- /x -->\nafter\n")
+    replace_block(tmp_path / "a.md", "x", "new")
+    assert (tmp_path / "a.md").read_text() == "before\n<!-- x -->\n\nnew\n\n<!-- /x -->\nafter\n"
+
+
+def test_an_unknown_measure_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="measure must be one of judge_all_attributes"):
+        next(measure_all(tmp_path, "beauty"))
