@@ -131,7 +131,7 @@ MINIATURE = Preset(
         candidates_per_triplet=2, num_inference_steps=16, cfg_scale_range=(3.0, 5.0), resolution=64,
         batch_size=32, triplets_per_shard=32,
     ),
-    filter=FilterConfig(),
+    filter=FilterConfig(min_text=0.8473, min_direction=0.8071, min_image=0.585),
     train=TrainConfig(
         steps=1_500, batch_size=32, gradient_accumulation_steps=1, learning_rate=6e-4,
         conv_in_learning_rate=4e-3, warmup_steps=100, cosine_decay=True, noisy_fraction=0.5,

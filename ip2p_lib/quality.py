@@ -103,7 +103,7 @@ class Quality:
         """Exactness of all candidates and of the kept ones, on fresh triplets."""
         from tempfile import TemporaryDirectory
 
-        triplets = list(world_triplets(self.count // 2, PAIRS_SEED))
+        triplets = list(world_triplets(self.count // 4, PAIRS_SEED))
         edits = {t.id: edit_of(t) for t in triplets}
         with TemporaryDirectory() as name:
             folder = Path(name)
