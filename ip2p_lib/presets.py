@@ -138,7 +138,7 @@ MINIATURE = Preset(
         ema_decay=0.995, mixed_precision="bf16", resolution=64, checkpoint_every=250,
     ),
     edit=EditConfig(
-        guidance_scale=3.0, image_guidance_scale=1.5, num_inference_steps=20, resolution=64, multiple=32
+        guidance_scale=1.5, image_guidance_scale=1.5, num_inference_steps=20, resolution=64, multiple=32
     ),
 )  # fmt: skip
 
