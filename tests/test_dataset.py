@@ -115,8 +115,9 @@ def test_columns_of_other_datasets_are_understood(tmp_path, rows, base, data, na
         renamed(rows, tmp_path / "other", dict(zip(ours, names, strict=True))), base, resolution=32
     )
     assert other.instructions == data.instructions
-    assert np.array_equal(other.condition, data.condition)
-    assert np.array_equal(other.target_mean, data.target_mean)
+    # Two encodings of the same pixels may differ in the last bit of fp16 with the number of threads.
+    np.testing.assert_allclose(other.condition, data.condition, atol=4e-3)
+    np.testing.assert_allclose(other.target_mean, data.target_mean, atol=4e-3)
 
 
 @pytest.mark.parametrize("missing", [records.ORIGINAL_IMAGE, records.EDIT_PROMPT, records.EDITED_IMAGE])
