@@ -76,3 +76,7 @@ def save_pipeline(model: Backbone, folder: Path) -> None:
     )
     with storage.atomic_folder(folder) as partial:
         pipeline.save_pretrained(partial, safe_serialization=True)
+        for path in partial.rglob("config.json"):  # where the parts were loaded from concerns nobody else
+            config = storage.read_json(path)
+            if config.pop("_name_or_path", None) is not None:
+                storage.write_json(path, config)
