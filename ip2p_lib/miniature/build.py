@@ -106,7 +106,7 @@ class Builder:
         """The text-to-image model into `out/text_to_image`."""
         if (self.out / "text_to_image").exists():
             return
-        recipe, vae, encoder, tokenizer = unet_stage.UNetRecipe(), self.vae(), self.clip(), self.tokenizer()
+        vae, encoder, tokenizer = self.vae(), self.clip(), self.tokenizer()
         scenes = sample_scenes(24, HELD_OUT_SEED)
 
         def assembled(report: Report) -> Backbone:
@@ -123,11 +123,16 @@ class Builder:
                 self._sheet("unet", report)
             )
 
-        steps = unet_stage.train_text_to_image(recipe, vae, encoder, tokenizer, self.work)
-        last = self._watch("unet", steps, recipe.steps, sheet, asdict(recipe))
-        last.ema.swap()
+        unet = None
+        for name, recipe in (("unet", unet_stage.UNetRecipe()), ("unet-2", unet_stage.SECOND_ROUND)):
+            steps = unet_stage.train_text_to_image(
+                recipe, vae, encoder, tokenizer, self.work, start=unet, name=name
+            )
+            last = self._watch(name, steps, recipe.steps, sheet, asdict(recipe))
+            last.ema.swap()
+            unet = last.model
         save_pipeline(assembled(last), self.out / "text_to_image")
-        self._card("unet", "text_to_image", extra=("vae", "clip"))
+        self._card("unet", "text_to_image", extra=("unet-2", "vae", "clip"))
 
     def pairs(self) -> Path:
         """Candidates, scores and the kept pairs the editor learns from; returns the kept folder."""
