@@ -149,10 +149,15 @@ def changed_exactly(before: Verdict, after: Verdict, edit: SceneEdit) -> bool:
     return after.attributes == wanted_attributes and after.extras == before.extras
 
 
-def pairs_exact(judge: Judge, before: Tensor, after: Tensor, edits: Sequence[SceneEdit]) -> list[float]:
-    """1 for each generated pair that does exactly what its instruction says; pixels in [-1, 1]."""
+def pairs_exact(
+    judge: Judge, before: Tensor, after: Tensor, edits: Sequence[SceneEdit | None]
+) -> list[float]:
+    """1 for each generated pair that does exactly what its instruction says; pixels in [-1, 1].
+
+    A pair of a triplet with a fault (None) cannot be right.
+    """
     read = zip(read_attributes(judge, before), read_attributes(judge, after), edits, strict=True)
-    return [float(changed_exactly(a, b, e)) for a, b, e in read]
+    return [float(e is not None and changed_exactly(a, b, e)) for a, b, e in read]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class FitConfig:
     cosine_decay: bool = False  # to a hundredth of the rate at the last step
     max_grad_norm: float | None = None
     ema_decay: float = 0.9999  # reached along min(decay, (1 + n) / (10 + n))
-    mixed_precision: str = "no"
+    mixed_precision: str = "no"  # "auto" takes bf16 where the hardware computes in it
     gradient_accumulation_steps: int = 1
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
@@ -44,9 +44,9 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"FitConfig.steps must be at least 1, got {self.steps}")
-        if self.mixed_precision not in ("no", "bf16", "fp16"):
+        if self.mixed_precision not in ("no", "bf16", "fp16", "auto"):
             raise ValueError(
-                f"FitConfig.mixed_precision must be no, bf16 or fp16; got {self.mixed_precision!r}"
+                f"FitConfig.mixed_precision must be no, bf16, fp16 or auto; got {self.mixed_precision!r}"
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"FitConfig.ema_decay must lie in [0, 1), got {self.ema_decay}")
@@ -161,9 +161,18 @@ def fit(
         yield Report(done, loss, model, ema)
 
 
+def computes_in_bf16() -> bool:
+    """Whether this machine has bf16 arithmetic. A CPU without it emulates bf16, more than ten times slower."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def _accelerator(mixed_precision: str) -> Accelerator:
     """An Accelerator; its shared state is renewed, so that one process may train at several precisions."""
     AcceleratorState._reset_state()
+    if mixed_precision == "auto":
+        mixed_precision = "bf16" if computes_in_bf16() else "no"
     return Accelerator(mixed_precision=mixed_precision)
 
 
@@ -181,14 +190,15 @@ def _accumulate(accelerator: Accelerator, loss_at: LossAt, step: int, config: Fi
 def _save(
     folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, config: FitConfig
 ) -> None:
-    """Write checkpoint-XXXXXXXX with weights, average and optimiser state, then drop the oldest."""
+    """Write checkpoint-XXXXXXXX: what is trained, its average, the optimiser's state; drop the oldest."""
+    weights = {n: t.contiguous() for n, t in _learned(model).items()}
     state = {
         f"{index}.{name}": value
         for index, slots in optimizer.state_dict()["state"].items()
         for name, value in slots.items()
     }
     with storage.atomic_folder(folder / f"checkpoint-{step:08d}") as partial:
-        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, partial / "model.safetensors")
+        save_file(weights, partial / "model.safetensors")
         save_file(dict(zip(ema.names, ema.shadow, strict=True)), partial / "ema.safetensors")
         save_file({n: t.contiguous() for n, t in state.items()}, partial / "optimizer.safetensors")
         storage.write_json(
@@ -196,6 +206,13 @@ def _save(
         )
     for old in checkpoints(folder)[: -config.keep_checkpoints]:
         shutil.rmtree(old)
+
+
+def _learned(model: nn.Module) -> dict[str, Tensor]:
+    """The state that training changes, tied weights once; a frozen base under an adapter is not in it."""
+    learned = {n for n, p in model.named_parameters() if p.requires_grad}
+    others = {n for n, _ in model.named_parameters(remove_duplicate=False)} - learned
+    return {n: t for n, t in model.state_dict().items() if n not in others}
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -218,7 +235,7 @@ def _resume(
             " or choose an empty folder"
         )
     weights = load_file(found[-1] / "model.safetensors")
-    live = model.state_dict()
+    live = _learned(model)
     if weights.keys() != live.keys() or any(weights[n].shape != live[n].shape for n in live):
         odd = sorted(weights.keys() ^ live.keys())[:3] or ["shapes differ"]
         raise ValueError(f"{found[-1]} must hold a checkpoint of this model, but it does not match: {odd}")

@@ -7,6 +7,62 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WriteConfig:
+    """How triplets are sampled. Defaults: timothybrooks/instruct-pix2pix@0dffd1e, generate_txt_dataset.py.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    temperature: float = 0.7  # 0 takes the likeliest token
+    top_p: float = 1.0
+    frequency_penalty: float = 0.1
+    max_new_tokens: int = 256
+    attempts: int = 4  # per caption
+    min_certainty: float | None = (
+        None  # deviation: reject captions with a lower mean log-probability per token
+    )
+    batch_size: int = 32  # captions written, and put on record, together
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "attempts", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"WriteConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.temperature >= 0:
+            raise ValueError(f"WriteConfig.temperature must be at least 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"WriteConfig.top_p must lie in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneConfig:
+    """How a language model is fine-tuned on triplets. The paper leaves GPT-3's fine-tuning at its defaults.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    steps: int = 140  # three passes over 750 triplets
+    batch_size: int = 16
+    learning_rate: float = 2e-4
+    lora_rank: int = 16  # 0 trains all weights
+    lora_alpha: int = 32
+    warmup_steps: int = 10
+    gradient_checkpointing: bool = True
+    mixed_precision: str = "no"  # the model's own dtype decides; "bf16" to train float32 weights faster
+    checkpoint_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TuneConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if self.lora_rank < 0:
+            raise ValueError(f"TuneConfig.lora_rank must be at least 0, got {self.lora_rank}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PairConfig:
     """How candidates are drawn. Defaults: timothybrooks/instruct-pix2pix@0dffd1e, generate_img_dataset.py.
 
@@ -114,7 +170,13 @@ class Preset:
     text_to_image: str
     editor: str
     clip: str
+    captions: str = ""  # "world", a file, or a dataset's hub id
+    language_model: str = ""  # what becomes a writer
+    seed_triplets: str = ""  # by being fine-tuned on these
+    writer: str = ""  # language model that writes triplets
     manifest: str = ""  # folder whose checksums guard the weights; empty for none
+    write: WriteConfig = field(default_factory=WriteConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -126,7 +188,16 @@ MINIATURE = Preset(
     text_to_image=str(DATA / "miniature" / "text_to_image"),
     editor=str(DATA / "miniature" / "editor"),
     clip=str(DATA / "miniature" / "clip"),
+    captions="world",
+    language_model=str(DATA / "miniature" / "language_model"),
+    seed_triplets=str(DATA / "triplets" / "picture_world.jsonl"),
+    writer=str(DATA / "miniature" / "writer"),
     manifest=str(DATA / "miniature"),
+    write=WriteConfig(temperature=0.5, min_certainty=-0.1, max_new_tokens=80, batch_size=64),
+    tune=TuneConfig(
+        steps=100, batch_size=24, learning_rate=5e-4, lora_rank=0, warmup_steps=10,
+        gradient_checkpointing=False, mixed_precision="auto",
+    ),
     pairs=PairConfig(
         candidates_per_triplet=2, num_inference_steps=16, cfg_scale_range=(3.0, 5.0), resolution=64,
         batch_size=32, triplets_per_shard=32,
@@ -135,7 +206,7 @@ MINIATURE = Preset(
     train=TrainConfig(
         steps=1_500, batch_size=32, gradient_accumulation_steps=1, learning_rate=6e-4,
         conv_in_learning_rate=4e-3, warmup_steps=100, cosine_decay=True, noisy_fraction=0.5,
-        ema_decay=0.995, mixed_precision="bf16", resolution=64, checkpoint_every=250,
+        ema_decay=0.995, mixed_precision="auto", resolution=64, checkpoint_every=250,
     ),
     edit=EditConfig(
         guidance_scale=1.5, image_guidance_scale=1.5, num_inference_steps=20, resolution=64, multiple=32
@@ -147,6 +218,10 @@ FULL = Preset(
     text_to_image="stable-diffusion-v1-5/stable-diffusion-v1-5",
     editor="timbrooks/instruct-pix2pix",
     clip="ViT-L-14/openai",
+    captions="ChristophSchuhmann/improved_aesthetics_6.5plus",
+    language_model="Qwen/Qwen2.5-7B",
+    seed_triplets=str(DATA / "triplets" / "photographs_and_art.jsonl"),
+    writer="Qwen/Qwen2.5-7B",  # with worked examples in the prompt, until one of your own is fine-tuned
 )
 
 PRESETS = {p.name: p for p in (MINIATURE, FULL)}

@@ -68,6 +68,16 @@ class Triplet:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A caption to write an edit for. `source` is free provenance, carried into its triplet."""
+
+    id: str
+    text: str
+    url: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
 def read_triplets(path: Path) -> Iterator[Triplet]:
     """Read triplets from JSON lines. Ids default to the line's index, seven digits long.
 

@@ -16,12 +16,22 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ip2p_lib import images, records
-from ip2p_lib.backbone import Backbone, ClipEncoder, load_clip, load_editor, load_judge, load_text_to_image
+from ip2p_lib.backbone import (
+    Backbone,
+    ClipEncoder,
+    load_clip,
+    load_editor,
+    load_judge,
+    load_text_to_image,
+    load_writer,
+)
 from ip2p_lib.miniature.clip import ClipRecipe, build_clip, clip_config, save_clip
 from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import learn_tokenizer
+from ip2p_lib.miniature.writer import WriterRecipe, build_writer, learn_writer_tokenizer
 from ip2p_lib.pairs import PAIR_SCHEMA
 from ip2p_lib.presets import MINIATURE, EditConfig, Preset
+from ip2p_lib.records import read_triplets
 from ip2p_lib.scenes import caption, render, sample_scenes
 from ip2p_lib.triplets import edit_of, world_triplets
 from ip2p_lib.unet import widen_unet
@@ -134,6 +144,27 @@ def clip_folder(tokenizer, tmp_path_factory):
 def clip(clip_folder) -> ClipEncoder:
     """The tiny CLIP, loaded from its folder."""
     return load_clip(Preset(name="tiny", text_to_image="", editor="", clip=str(clip_folder)))
+
+
+@pytest.fixture(scope="session")
+def seed_triplets():
+    """The hand-written triplets of the picture world."""
+    return list(read_triplets(Path(MINIATURE.seed_triplets)))
+
+
+@pytest.fixture
+def tiny_writer(seed_triplets):
+    """A small random Llama with the miniature's tokenizer; made anew, since tuning changes it in place."""
+    recipe = WriterRecipe(hidden=64, layers=2, vocabulary=500)
+    language = build_writer(recipe, learn_writer_tokenizer(recipe.vocabulary, seed_triplets))
+    language.model.eval().requires_grad_(False)
+    return language
+
+
+@pytest.fixture(scope="session")
+def shipped_writer():
+    """The miniature's writer of triplets."""
+    return load_writer(MINIATURE)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,10 @@ from ip2p_lib.records import read_triplets
 from ip2p_lib.unet import save_pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = {"scenes", "triplets", "pairs", "filter", "train", "edit", "course", "miniature", "quality"}
+STAGES = {
+    "scenes", "triplets", "merge-triplets", "check-triplets", "tune-writer", "pairs", "filter", "train", "edit", "course",
+    "miniature", "quality",
+}  # fmt: skip
 HEAVY = {"torch", "diffusers", "transformers", "open_clip", "numpy", "PIL"}
 
 
@@ -75,6 +78,19 @@ REFUSED = [
     (("triplets", "--out", "{}/text.png/below/t.jsonl"), "output folder must be writable"),
     (("triplets", "--out", "{}/empty"), "empty"),
     (("triplets", "--out", "{}/out/t.jsonl", "--count", "-3"), "count must be at least 1, got -3"),
+    (("triplets", "--out", "{}/out/t.jsonl", "--held-out"), "--held-out goes with --writer grammar"),
+    (("triplets", "--out", "{}/out/t.jsonl", "--shard", "3/2"), "--shard must be index/count"),
+    (("triplets", "--out", "{}/out/t.jsonl", "--temperature", "-1"), "temperature must be at least 0, got -1"),
+    (("triplets", "--out", "{}/out/t.jsonl", "--attempts", "0"), "attempts must be at least 1, got 0"),
+    (("triplets", "--out", "{}/out/t.jsonl", "--captions", "{}/none.csv"), "found none at"),
+    (("triplets", "--out", "{}/out/t.jsonl", "--captions", "{}/picture.png"), "captions must be one of .jsonl"),
+    (("triplets", "--out", "{}/out/t.jsonl", "--writer", "{}/none"), "neither a folder here"),
+    (("triplets", "--out", "{}/out/t.jsonl", "--server", "http://127.0.0.1:9/v1", "--endpoint", "x"), "endpoint must"),
+    (("merge-triplets", "{}/none.jsonl", "--out", "{}/out/t.jsonl"), "triplets must be a JSONL file, found none"),
+    (("check-triplets", "{}/none.jsonl"), "triplets must be a JSONL file, found none"),
+    (("tune-writer", "--out", "{}/out", "--steps", "0"), "TuneConfig.steps must be at least 1, got 0"),
+    (("tune-writer", "--out", "{}/out", "--triplets", "{}/none.jsonl"), "triplets must be a JSONL file, found none"),
+    (("tune-writer", "--out", "{}/out", "--model", "{}/none"), "neither a folder here"),
     (("pairs", "--triplets", "{}/none.jsonl", "--out", "{}/out"), "triplets must be a JSONL file, found none"),
     (("pairs", "--triplets", "{}/broken.jsonl", "--out", "{}/out"), "broken.jsonl line 2"),
     (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--preset", "huge"), "preset must be one of"),
@@ -184,7 +200,8 @@ def test_scenes_are_drawn_with_their_captions(tmp_path):
 
 def test_triplets_are_written_and_held_out_ones_differ(tmp_path):
     for name, extra in (("plain", ()), ("held", ("--held-out",))):
-        result = ip2p("triplets", "--out", tmp_path / "new" / f"{name}.jsonl", "--count", 5, *extra)
+        out = tmp_path / "new" / f"{name}.jsonl"
+        result = ip2p("triplets", "--writer", "grammar", "--out", out, "--count", 5, *extra)
         assert result.stdout.startswith("5 triplets in ")
     plain, held_out = (list(read_triplets(tmp_path / "new" / f"{n}.jsonl")) for n in ("plain", "held"))
     assert [t.input for t in plain] == [t.input for t in held_out]
@@ -209,7 +226,8 @@ def test_the_stages_follow_each_other_and_a_second_run_continues(place):
     lax = ("--min-text", -1, "--min-direction", -1, "--min-image", -1)
     commands = [
         ("triplets", "--out", place / "t.jsonl", "--count", 2),
-        ("pairs", "--triplets", place / "t.jsonl", "--out", place / "candidates", "--model", place / "base",
+        ("merge-triplets", place / "t.jsonl", "--out", place / "m.jsonl"),
+        ("pairs", "--triplets", place / "m.jsonl", "--out", place / "candidates", "--model", place / "base",
          "--steps", 2, "--candidates", 1),
         ("filter", "--candidates", place / "candidates", "--out", place / "kept", *lax),
         ("train", "--data", place / "kept", "--out", place / "run", "--model", place / "base", "--steps", 2,
@@ -226,8 +244,9 @@ def test_the_stages_follow_each_other_and_a_second_run_continues(place):
         made = {
             p: p.read_bytes() for p in place.rglob("*") if p.suffix in (".parquet", ".safetensors", ".png")
         }
-    assert said[:5] == said[5:]
-    assert "kept 2 of 2 candidates" in said[2]
+    assert said[:6] == said[6:]
+    assert (place / "t.jsonl").read_bytes() == (place / "m.jsonl").read_bytes()
+    assert "kept 2 of 2 candidates" in said[3]
     assert images.read_recipe(place / "e.png")["model"] == "editor"
     assert len(made) > 6
 

@@ -52,7 +52,7 @@ def equal(a, b):
     ("change", "message"),
     [
         ({"steps": 0}, r"FitConfig\.steps must be at least 1, got 0"),
-        ({"mixed_precision": "fp8"}, r"no, bf16 or fp16; got 'fp8'"),
+        ({"mixed_precision": "fp8"}, r"no, bf16, fp16 or auto; got 'fp8'"),
         ({"ema_decay": 1.0}, r"FitConfig\.ema_decay must lie in \[0, 1\), got 1\.0"),
         ({"ema_decay": -0.1}, r"got -0\.1"),
     ],

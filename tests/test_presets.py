@@ -4,7 +4,16 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 
-from ip2p_lib.presets import FULL, MINIATURE, PRESETS, FilterConfig, PairConfig, TrainConfig, preset
+from ip2p_lib.presets import (
+    FULL,
+    MINIATURE,
+    PRESETS,
+    FilterConfig,
+    PairConfig,
+    TrainConfig,
+    WriteConfig,
+    preset,
+)
 
 
 def test_a_preset_is_found_by_name():
@@ -32,6 +41,12 @@ def test_an_unknown_preset_is_refused(name):
         (FilterConfig, {"min_direction": -1.1}, r"min_direction is a cosine"),
         (FilterConfig, {"min_text": float("nan")}, r"min_text is a cosine .*got nan"),
         (FilterConfig, {"max_per_triplet": 0}, r"max_per_triplet must be at least 1"),
+        (WriteConfig, {"temperature": -0.1}, r"temperature must be at least 0, got -0\.1"),
+        (WriteConfig, {"temperature": float("nan")}, r"temperature must be at least 0, got nan"),
+        (WriteConfig, {"top_p": 0}, r"top_p must lie in \(0, 1\], got 0"),
+        (WriteConfig, {"attempts": 0}, r"attempts must be at least 1, got 0"),
+        (WriteConfig, {"batch_size": 0}, r"batch_size must be at least 1, got 0"),
+        (WriteConfig, {"max_new_tokens": 0}, r"max_new_tokens must be at least 1, got 0"),
         (TrainConfig, {"conditioning_dropout": 0.5}, r"conditioning_dropout must lie in \[0, 1/3\].*0\.5"),
         (TrainConfig, {"conditioning_dropout": -0.1}, r"conditioning_dropout must lie in \[0, 1/3\]"),
         (TrainConfig, {"noisy_fraction": 1.5}, r"noisy_fraction must lie in \[0, 1\], got 1\.5"),
@@ -52,7 +67,7 @@ def test_the_ends_of_the_dropout_range_are_legal(dropout):
 @pytest.mark.parametrize("chosen", PRESETS.values(), ids=PRESETS)
 def test_a_preset_and_its_parts_are_frozen(chosen):
     parts = [chosen, *(v for f in fields(chosen) if is_dataclass(v := getattr(chosen, f.name)))]
-    assert len(parts) == 5
+    assert len(parts) == 7
     for part in parts:
         name = fields(part)[0].name
         with pytest.raises(FrozenInstanceError):
@@ -70,3 +85,9 @@ def test_the_full_preset_is_the_papers_and_its_codes():
     assert (train.conditioning_dropout, train.mixed_precision) == (0.05, "no")
     assert (edit.guidance_scale, edit.image_guidance_scale) == (7.5, 1.5)
     assert (edit.num_inference_steps, edit.resolution, edit.multiple) == (100, 512, 64)
+
+
+def test_the_full_writer_samples_as_the_released_code_does():
+    w = FULL.write
+    assert (w.temperature, w.top_p, w.frequency_penalty, w.max_new_tokens) == (0.7, 1.0, 0.1, 256)
+    assert (w.attempts, w.min_certainty) == (4, None)

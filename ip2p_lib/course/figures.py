@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -75,6 +76,18 @@ class Shown:
     def _repr_html_(self) -> str:
         data = base64.b64encode(images.png_bytes(self.image)).decode()
         return f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}">'
+
+
+def drawn(figure: Any, alt: str) -> Shown:
+    """A matplotlib figure as a shown picture; the figure is closed."""
+    from io import BytesIO
+
+    from matplotlib import pyplot
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
+    pyplot.close(figure)
+    return Shown(Image.open(buffer).convert("RGB"), alt)
 
 
 def save_picture(image: Image.Image, path: Path) -> None:

@@ -12,17 +12,26 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p_lib import filtering, images, records, storage
-from ip2p_lib.backbone import Backbone, ClipEncoder, load_clip, load_editor, load_judge, load_text_to_image
+from ip2p_lib.backbone import (
+    Backbone,
+    ClipEncoder,
+    load_clip,
+    load_editor,
+    load_judge,
+    load_text_to_image,
+    load_writer,
+)  # fmt: skip
 from ip2p_lib.course.figures import GREEN, RED, Cell, Section, contact_sheet, save_picture, write_page
 from ip2p_lib.dataset import open_dataset
 from ip2p_lib.evaluation import EditScore, bootstrap, bootstrap_ratio, evaluate_edits, pairs_exact
 from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import candidate_shards, synthesise
 from ip2p_lib.presets import MINIATURE, Preset
-from ip2p_lib.records import Triplet, read_triplets, write_triplets
+from ip2p_lib.records import Triplet, read_triplets
 from ip2p_lib.scenes import render, sample_scenes
 from ip2p_lib.training import train_editor, validation_loss
-from ip2p_lib.triplets import edit_of, world_triplets
+from ip2p_lib.triplets import understood, world_captions, world_triplets, write_all
+from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.unet import widen_unet
 
 T = TypeVar("T")
@@ -52,11 +61,26 @@ class WholeGame:
         save_picture(images.grid(pictures, 10, gap=4), self.out / "scenes.png")
 
     def write_triplets(self) -> list[Triplet]:
-        """Captions, instructions and edited captions from the world's grammar."""
-        path = self.out / "triplets.jsonl"
-        if not path.exists():
-            write_triplets(path, world_triplets(TRIPLETS, COURSE_SEED))
-        return list(read_triplets(path))
+        """The writer reads captions and writes instructions and edited captions; the world checks them."""
+        path, config = self.out / "triplets.jsonl", replace(self.preset.write, seed=COURSE_SEED)
+        writer = LocalWriter(load_writer(self.preset), config)
+        made_by = {"writer": writer.language.name, "captions": self.preset.captions}
+        for tally in write_all(
+            world_captions(COURSE_SEED), writer, config, path, made_by=made_by, count=TRIPLETS
+        ):
+            self.metrics["attempts_rejected"] = tally.rejected.total()
+        triplets = list(read_triplets(path))
+        self.metrics["triplets"] = len(triplets)
+        self.metrics["triplets_valid"] = asdict(
+            bootstrap([float(understood(t) is not None) for t in triplets])
+        )
+        return triplets
+
+    def _written(self) -> dict[str, str]:
+        """Some triplets as a table, with the world's verdict."""
+        shown = list(read_triplets(self.out / "triplets.jsonl"))[:8]
+        verdict = {True: "", False: " (a fault: the world does not follow)"}
+        return {t.input: f"{t.edit} → {t.output}{verdict[understood(t) is not None]}" for t in shown}
 
     def make_pairs(self, triplets: Sequence[Triplet], base: Backbone) -> Path:
         """Candidate pairs by prompt-to-prompt."""
@@ -91,7 +115,7 @@ class WholeGame:
         self, folder: Path, scores: Sequence[dict[str, Any]], kept: set[tuple[str, int]], judge: Judge
     ) -> None:
         rows = [r for s in candidate_shards(folder) for r in pq.read_table(s).to_pylist()]
-        by_id = {t.id: edit_of(t) for t in read_triplets(self.out / "triplets.jsonl")}
+        by_id = {t.id: understood(t) for t in read_triplets(self.out / "triplets.jsonl")}
         before, after = (
             filtering.shard_pictures(rows, c) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)
         )
@@ -187,6 +211,7 @@ class WholeGame:
             return f"{m[key]['value']:.0%} (95 % interval {m[key]['low']:.0%} to {m[key]['high']:.0%})"
 
         table = {
+            "triplets that change exactly what they say": share("triplets_valid"),
             "candidates made, kept": f"{m['candidates']}, {m['kept']}",
             "candidates that do exactly what was asked": share("exact_of_all"),
             "kept pairs that do": share("exact_of_kept"),
@@ -199,6 +224,8 @@ class WholeGame:
         sections = [
             Section("The picture world", "Every picture is drawn from a scene: subject, colour, place, time, weather,"
                     " style and extra objects.", "scenes.png", "Forty drawn scenes in five styles"),
+            Section("Triplets", "What the small language model wrote for captions it had never seen.",
+                    table=self._written()),
             Section("Kept pairs", "Two captions, one noise: prompt-to-prompt makes picture pairs, CLIP keeps the"
                     " consistent ones. Blue frame: the judge finds exactly the requested change.", "kept.png",
                     "Kept pairs with instruction and scores"),

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from copy import deepcopy
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,35 @@ from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ip2p_lib import filtering, images, pairs, storage
-from ip2p_lib.backbone import Backbone, load_clip, load_text_to_image
+from ip2p_lib.backbone import (
+    Backbone,
+    LanguageModel,
+    load_clip,
+    load_language_model,
+    load_text_to_image,
+    load_writer,
+)
 from ip2p_lib.dataset import open_dataset
 from ip2p_lib.evaluation import sample_captions, scene_pixels
 from ip2p_lib.miniature import clip as clip_stage
 from ip2p_lib.miniature import judge as judge_stage
 from ip2p_lib.miniature import text_to_image as unet_stage
 from ip2p_lib.miniature import vae as vae_stage
+from ip2p_lib.miniature import writer as writer_stage
 from ip2p_lib.miniature.pictures import HELD_OUT_SEED
 from ip2p_lib.miniature.recipes import EDITOR_TRIPLETS, FILTER_QUANTILES, TRIPLET_SEED
 from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import learn_tokenizer
-from ip2p_lib.optimisation import Report
+from ip2p_lib.optimisation import Report, computes_in_bf16
 from ip2p_lib.presets import MINIATURE
-from ip2p_lib.scenes.language import caption
+from ip2p_lib.records import Triplet, read_triplets
+from ip2p_lib.scenes.language import caption, is_held_out
 from ip2p_lib.scenes.world import sample_scenes
 from ip2p_lib.training import train_editor
-from ip2p_lib.triplets import world_triplets
+from ip2p_lib.triplets.captions import world_captions
+from ip2p_lib.triplets.local import LocalWriter
+from ip2p_lib.triplets.tuning import fine_tune, save_writer, with_adapter
+from ip2p_lib.triplets.writing import Rules, write_all
 from ip2p_lib.unet import save_pipeline, widen_unet
 
 SHEET_EVERY = 500
@@ -106,7 +119,7 @@ class Builder:
         """The text-to-image model into `out/text_to_image`."""
         if (self.out / "text_to_image").exists():
             return
-        vae, encoder, tokenizer = self.vae(), self.clip(), self.tokenizer()
+        recipe, vae, encoder, tokenizer = unet_stage.UNetRecipe(), self.vae(), self.clip(), self.tokenizer()
         scenes = sample_scenes(24, HELD_OUT_SEED)
 
         def assembled(report: Report) -> Backbone:
@@ -123,26 +136,72 @@ class Builder:
                 self._sheet("unet", report)
             )
 
-        unet = None
-        for name, recipe in (("unet", unet_stage.UNetRecipe()), ("unet-2", unet_stage.SECOND_ROUND)):
-            steps = unet_stage.train_text_to_image(
-                recipe, vae, encoder, tokenizer, self.work, start=unet, name=name
-            )
-            last = self._watch(name, steps, recipe.steps, sheet, asdict(recipe))
-            last.ema.swap()
-            unet = last.model
+        steps = unet_stage.train_text_to_image(recipe, vae, encoder, tokenizer, self.work)
+        last = self._watch("unet", steps, recipe.steps, sheet, asdict(recipe))
+        last.ema.swap()
         save_pipeline(assembled(last), self.out / "text_to_image")
-        self._card("unet", "text_to_image", extra=("unet-2", "vae", "clip"))
+        self._card("unet", "text_to_image", extra=("vae", "clip"))
+
+    def pretrained_writer(self) -> LanguageModel:
+        """The writer before it has seen a triplet."""
+        folder = self.work / "writer-pretrained"
+        if not folder.exists():
+            first, *more = writer_stage.ROUNDS
+            shape = writer_stage.ROUNDS[first]
+            tokenizer = writer_stage.learn_writer_tokenizer(shape.vocabulary, self.seed_triplets)
+            language = writer_stage.build_writer(shape, tokenizer)
+            for name, recipe in writer_stage.ROUNDS.items():
+                steps = writer_stage.pretrain_writer(recipe, language, self.work / name)
+                last = self._watch(name, steps, recipe.steps, None, asdict(recipe))
+                last.ema.swap()
+            save_writer(language, folder)
+            save_writer(replace(language, model=deepcopy(language.model).half()), self.out / "language_model")
+            self._card(first, "language_model", extra=tuple(more))
+        return load_language_model(str(folder), device=self.device)
+
+    def writer(self) -> None:
+        """The writer of triplets into `out/writer`."""
+        if (self.out / "writer").exists():
+            return
+        language = with_adapter(self.pretrained_writer(), MINIATURE.tune)
+        texts = writer_stage.rehearsal(language)
+        steps = fine_tune(
+            language, self.seed_triplets, MINIATURE.tune, self.work / "writer-tuned", rehearsal=texts
+        )
+        last = self._watch("writer-tuned", steps, MINIATURE.tune.steps, None, asdict(MINIATURE.tune))
+        last.ema.swap()
+        save_writer(replace(language, model=language.model.half()), self.out / "writer")
+        self._card("writer-tuned", "writer")
+
+    @property
+    def seed_triplets(self) -> list[Triplet]:
+        """What people asked for in the picture world."""
+        return list(read_triplets(Path(MINIATURE.seed_triplets)))
+
+    def _written_triplets(self) -> list[Triplet]:
+        """What the writer makes of fresh captions; forms of instructions that tests use are turned away."""
+        path = self.work / "triplets.jsonl"
+        config = replace(MINIATURE.write, seed=TRIPLET_SEED)
+        writer = LocalWriter(load_writer(MINIATURE, device=self.device), config)
+        rules = Rules(veto=lambda t: "held out" if is_held_out(t.edit) else "")
+        with tqdm(desc="triplets", unit="triplet", total=EDITOR_TRIPLETS) as bar:
+            for tally in write_all(
+                world_captions(TRIPLET_SEED), writer, config, path,
+                made_by={"writer": "writer", "captions": "world"}, rules=rules, count=EDITOR_TRIPLETS,
+            ):  # fmt: skip
+                bar.update(min(tally.accepted, EDITOR_TRIPLETS) - bar.n)
+        return list(read_triplets(path))
 
     def pairs(self) -> Path:
         """Candidates, scores and the kept pairs the editor learns from; returns the kept folder."""
         storage.write_manifest(self.out)
         kept = self.work / "kept"
         if not kept.exists():
-            # bf16 halves the time of sampling on a CPU too
-            base = load_text_to_image(MINIATURE, device=self.device, dtype=torch.bfloat16)
+            # where there is bf16 arithmetic, it halves the time of sampling, on a CPU too
+            dtype = torch.bfloat16 if computes_in_bf16() else torch.float32
+            base = load_text_to_image(MINIATURE, device=self.device, dtype=dtype)
             clip = load_clip(MINIATURE, device=self.device)
-            triplets = list(world_triplets(EDITOR_TRIPLETS, TRIPLET_SEED))
+            triplets = self._written_triplets()
             folder = self.work / "candidates"
             with tqdm(
                 desc="pairs", unit="pair", total=EDITOR_TRIPLETS * MINIATURE.pairs.candidates_per_triplet
@@ -215,7 +274,7 @@ class Builder:
         storage.write_json(self.out / (folder or name) / "training.json", logs)
 
 
-STAGES = ("vae", "clip", "judge", "text_to_image", "pairs", "editor")
+STAGES = ("vae", "clip", "judge", "text_to_image", "writer", "pairs", "editor")
 
 
 def build(out: Path, work: Path, only: str | None = None) -> Iterator[str]:

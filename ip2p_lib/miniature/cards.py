@@ -20,6 +20,19 @@ ABOUT = {
         " statements. It filters pairs and serves as text encoder.",
         ("clip_recall_at_1",),
     ),
+    "language_model": (
+        "Language model of the picture world",
+        "A small Llama with a byte-level tokenizer, pretrained on captions, statements, instructions and little"
+        " stories of the world. It has never seen a triplet; fine-tuning makes the writer of it.",
+        (),
+    ),
+    "writer": (
+        "Writer of triplets",
+        "The language model above, fine-tuned on the 240 hand-written triplets of `data/triplets/picture_world.jsonl`:"
+        " it continues a caption with an instruction and the edited caption. `data/results/triplets.json` has its"
+        " scores by kind and temperature.",
+        ("triplets_valid", "triplets_new"),
+    ),
     "judge": (
         "The judge",
         "Reads a scene's attributes off a picture. An instrument for measuring; nothing is trained with it.",
@@ -55,12 +68,13 @@ def write_cards(models: Path, results: Path, out: Path) -> list[Path]:
 
 
 def _card(title: str, text: str, record: dict[str, Any], scores: dict[str, Any]) -> str:
-    lines = [f"# {title}", "", text, "", "## Scores on held-out scenes", ""]
+    lines = [f"# {title}", "", text, ""]
+    lines += ["## Scores on held-out scenes", ""] if scores else []
     lines += [
         f"- `{k}`: {s['value']:.3f} (95 % interval {s['low']:.3f} to {s['high']:.3f}, n = {s['n']})"
         for k, s in scores.items()
     ]
-    lines += ["", "## How it was made", "", "`ip2p miniature` makes it again.", ""]
+    lines += [*([""] if scores else []), "## How it was made", "", "`ip2p miniature` makes it again.", ""]
     lines += ["| part | hours | steps | batch | seed | machine | commit |", "|---|---|---|---|---|---|---|"]
     for part, log in record.items():
         r = log["recipe"]

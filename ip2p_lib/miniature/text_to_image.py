@@ -29,7 +29,6 @@ class UNetRecipe:
     pictures: int = 30_000
     batch_size: int = 64
     caption_dropout: float = 0.1
-    learning_rate: float = 1.2e-3
     steps: int = 2_100
     seed: int = 14
 
@@ -37,12 +36,9 @@ class UNetRecipe:
     def fit(self) -> FitConfig:
         """Optimiser settings."""
         return FitConfig(
-            steps=self.steps, learning_rate=self.learning_rate, weight_decay=0.01, adam_beta2=0.99, warmup_steps=100,
-            cosine_decay=True, max_grad_norm=1.0, ema_decay=0.995, mixed_precision="bf16",
+            steps=self.steps, learning_rate=1.2e-3, weight_decay=0.01, adam_beta2=0.99, warmup_steps=100,
+            cosine_decay=True, max_grad_norm=1.0, ema_decay=0.995, mixed_precision="auto",
         )  # fmt: skip
-
-# A second round from the first one's average: a lower peak, twice the pictures, a new order.
-SECOND_ROUND = UNetRecipe(pictures=60_000, learning_rate=8e-4, steps=2_000, seed=15)
 
 
 def build_unet(channels: tuple[int, ...], text_width: int) -> UNet2DConditionModel:
@@ -86,25 +82,14 @@ def encoded_pictures(vae: AutoencoderKL, recipe: UNetRecipe, work: Path) -> NDAr
 
 
 def train_text_to_image(
-    recipe: UNetRecipe,
-    vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    work: Path,
-    *,
-    start: UNet2DConditionModel | None = None,
-    name: str = "unet",
+    recipe: UNetRecipe, vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, work: Path
 ) -> Iterator[Report]:
-    """Train the UNet, resuming in `work/name`. Captions are phrased anew at every visit.
-
-    Args:
-        start: weights to go on from; None starts at random.
-    """
+    """Train the UNet, resuming in `work/unet`. Captions are phrased anew at every visit."""
     scenes, _ = drawn_scenes(recipe.pictures, BASE_SEED, work)
     latents_of = encoded_pictures(vae, recipe, work)
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(recipe.seed)
-        unet = start or build_unet(recipe.channels, text_encoder.config.hidden_size)
+        unet = build_unet(recipe.channels, text_encoder.config.hidden_size)
     schedule = Schedule.of(miniature_scheduler())
     generator = torch.Generator()
 
@@ -130,4 +115,4 @@ def train_text_to_image(
         predicted = unet(noisy.to(unet.device), timesteps.to(unet.device), states).sample
         return F.mse_loss(predicted.float(), target.to(unet.device))
 
-    return fit(unet, loss_at, recipe.fit, folder=work / name)
+    return fit(unet, loss_at, recipe.fit, folder=work / "unet")

@@ -1,8 +1,11 @@
 """How people say it: captions of scenes, instructions for edits, and phrasings held out for tests."""
 
+import re
+from functools import cache
+
 import numpy as np
 
-from ip2p_lib.scenes.world import Scene, SceneEdit
+from ip2p_lib.scenes.world import COLOURS, SUBJECTS, Scene, SceneEdit
 
 Phrases = dict[str, tuple[str, ...]]
 NOUNS: Phrases = {"balloon": ("hot air balloon", "balloon"), "sailboat": ("sailboat", "sailing boat")}
@@ -154,7 +157,7 @@ def _fill(template: str, edit: SceneEdit, rng: np.random.Generator) -> str:
         words = INSTRUCTION_WORDS["style" if edit.kind == "restyle" else edit.kind]
         old, new = "", _pick(words[edit.new], rng)
     text = template.format(old=old, new=new, noun=subject)
-    return text.replace("a orange", "an orange")
+    return re.sub(r"\ba (?=(?:orange|umbrella)\b)", "an ", text)
 
 
 def instruction(edit: SceneEdit, seed: int = 0) -> str:
@@ -167,3 +170,25 @@ def held_out_instruction(edit: SceneEdit, seed: int = 0) -> str:
     """Ask for an edit in a phrasing that no training text contains."""
     rng = np.random.default_rng((seed, 22))
     return _fill(_pick(HELD_OUT_PHRASINGS[edit.kind], rng), edit, rng)
+
+
+@cache
+def _held_out_forms() -> re.Pattern[str]:
+    nouns = [n for subject in SUBJECTS for n in NOUNS.get(subject, (subject,))]
+    slots = {
+        "replace": nouns,
+        "recolour": COLOURS,
+        "add": EXTRA_NOUNS.values(),
+        **{k: [w for words in INSTRUCTION_WORDS[k].values() for w in words] for k in INSTRUCTION_WORDS},
+    }
+    slots["restyle"] = slots.pop("style")
+    forms = []
+    for kind, templates in HELD_OUT_PHRASINGS.items():
+        value, noun_ = (f"(?:{'|'.join(map(re.escape, words))})" for words in (slots[kind], nouns))
+        forms += [t.format(old=value, new=value, noun=noun_) for t in templates]
+    return re.compile("|".join(re.sub(r"\ba \(", "an? (", form) for form in forms))
+
+
+def is_held_out(instruction: str) -> bool:
+    """Whether an instruction has a form that is kept for tests; nothing that trains an editor may have one."""
+    return _held_out_forms().fullmatch(re.sub(r"[.!?,]", "", instruction).strip().lower()) is not None

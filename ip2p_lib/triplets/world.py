@@ -1,4 +1,4 @@
-"""Caption triplets: (caption, instruction, edited caption), from the world's grammar or a file."""
+"""Triplets from the world's own grammar, and what the world makes of anybody's triplets: for measuring."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -8,6 +8,7 @@ import numpy as np
 
 from ip2p_lib.records import Triplet
 from ip2p_lib.scenes.language import caption, held_out_instruction, instruction
+from ip2p_lib.scenes.reading import read_caption, read_change, triplet_fault
 from ip2p_lib.scenes.world import Scene, SceneEdit, sample_edit, sample_scene
 
 
@@ -51,3 +52,11 @@ def edit_of(triplet: Triplet) -> SceneEdit:
         )
     before, after = _scene(triplet.source["before"]), _scene(triplet.source["after"])
     return SceneEdit(triplet.source["kind"], before, after, "", "")
+
+
+def understood(triplet: Triplet) -> SceneEdit | None:
+    """The edit that a triplet of any origin stands for, or None if the world finds a fault in it."""
+    if triplet_fault(triplet.input, triplet.edit, triplet.output):
+        return None
+    before, after = read_caption(triplet.input), read_caption(triplet.output)
+    return read_change(before, after) if before and after else None

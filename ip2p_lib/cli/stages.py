@@ -1,68 +1,11 @@
-"""`ip2p`: each stage of the pipeline as a subcommand, a thin face of one library function."""
+"""Pictures, pairs, filter, training, editing: each a thin face of one library function."""
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    name="ip2p",
-    help="InstructPix2Pix, stage by stage: triplets, pairs, filter, train, edit, quality; or the whole course.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-PresetName = Annotated[str, typer.Option("--preset", help="miniature or full")]
-Folder = Annotated[Path, typer.Option("--out", help="Output folder; a second run continues it")]
-
-
-def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn expected refusals into one line on stderr and exit code 1; Ctrl-C into exit code 130."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except (ValueError, OSError, FloatingPointError) as error:
-            typer.echo("error: " + " ".join(str(error).split()), err=True)
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt:
-            typer.echo("stopped; run the same command again to continue", err=True)
-            raise typer.Exit(130) from None
-
-    return run
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given on the command line; 0 is a value, and is judged by who uses it."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _quiet() -> None:
-    """Keep third-party progress bars of model loading off the screen."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for log in (diffusers_logging, transformers_logging):
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-
-
-def _writable(path: Path) -> Path:
-    """Make an output folder, or say in one line why not."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"the output folder must be writable, but {path} is not: {error.strerror}"
-        ) from error
-    return path
+from ip2p_lib.cli.face import Folder, PresetName, app, given, one_line_errors, quiet, writable
 
 
 @app.command()
@@ -76,30 +19,12 @@ def scenes(out: Folder, count: int = 64, seed: int = 0, size: int = 64) -> None:
 
     if count < 1:
         raise ValueError(f"--count must be at least 1, got {count}")
-    _writable(out)
+    writable(out)
     with storage.atomic_file(out / "captions.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
         for i, scene in enumerate(sample_scenes(count, seed)):
             render(scene, size).save(out / f"{i:07d}.png")
             file.write(json.dumps({"file_name": f"{i:07d}.png", "text": caption(scene, i)}) + "\n")
     typer.echo(f"{count} pictures in {out}")
-
-
-@app.command()
-@one_line_errors
-def triplets(
-    out: Annotated[Path, typer.Option("--out", help="JSONL file to write")],
-    count: int = 1000,
-    seed: int = 50,
-    held_out: Annotated[bool, typer.Option(help="Use phrasings no training text contains")] = False,
-) -> None:
-    """Write caption triplets of the picture world."""
-    from ip2p_lib.records import write_triplets
-    from ip2p_lib.triplets import world_triplets
-
-    if count < 1:
-        raise ValueError(f"--count must be at least 1, got {count}")
-    _writable(out.parent)
-    typer.echo(f"{write_triplets(out, world_triplets(count, seed, held_out=held_out))} triplets in {out}")
 
 
 @app.command()
@@ -125,11 +50,11 @@ def pairs(
 
     chosen = find(preset)
     config = replace(
-        chosen.pairs, seed=seed, **_given(candidates_per_triplet=candidates, num_inference_steps=steps)
+        chosen.pairs, seed=seed, **given(candidates_per_triplet=candidates, num_inference_steps=steps)
     )
     rows = list(read_triplets(triplets))
-    _writable(out)
-    _quiet()
+    writable(out)
+    quiet()
     device, dtype, _ = models.pick_device()
     manifest = "" if model else chosen.manifest
     base = models.load_backbone(model or chosen.text_to_image, manifest=manifest, device=device, dtype=dtype)
@@ -160,11 +85,13 @@ def filter_(
     from ip2p_lib.presets import preset as find
 
     chosen = find(preset)
-    given = _given(min_text=min_text, min_direction=min_direction, min_image=min_image, max_per_triplet=keep)
-    config = replace(chosen.filter, **given)
+    config = replace(
+        chosen.filter,
+        **given(min_text=min_text, min_direction=min_direction, min_image=min_image, max_per_triplet=keep),
+    )
     shards = filtering.candidate_shards(candidates)
-    _writable(out.parent)
-    _quiet()
+    writable(out.parent)
+    quiet()
     scoring = filtering.score(candidates, load_clip(chosen, device=pick_device()[0]))
     for _ in tqdm(scoring, total=len(shards), unit="shard"):
         pass
@@ -199,9 +126,9 @@ def train(
     from ip2p_lib.unet import save_pipeline, widen_unet
 
     chosen = find(preset)
-    config = replace(chosen.train, **_given(steps=steps, batch_size=batch_size))
-    _writable(out)
-    _quiet()
+    config = replace(chosen.train, **given(steps=steps, batch_size=batch_size))
+    writable(out)
+    quiet()
     device = models.pick_device()[0]
     manifest = "" if model else chosen.manifest
     base = models.load_backbone(model or chosen.text_to_image, manifest=manifest, device=device)
@@ -241,8 +168,8 @@ def edit(
 
     chosen = find(preset)
     source = images.open_picture(picture)
-    _writable(out.parent)
-    _quiet()
+    writable(out.parent)
+    quiet()
     device, dtype, _ = models.pick_device()
     editor = models.load_editor(chosen, model, device=device, dtype=dtype)
     result = editing.edit(
@@ -257,88 +184,3 @@ def edit(
     )[0]
     result.save(out)
     typer.echo(f"{out}: {result.recipe}")
-
-
-@app.command()
-@one_line_errors
-def course(
-    out: Folder = Path("out/course"),
-    record: Annotated[Path | None, typer.Option(help="Results file; also renews README's sentence")] = None,
-) -> None:
-    """The main job: the whole pipeline once through on the miniature, in minutes, with a page to look at."""
-    from ip2p_lib import storage
-    from ip2p_lib.course.whole_game import course_sentence, play
-
-    _writable(out)
-    _quiet()
-    page = play(out)
-    if record is not None:
-        from ip2p_lib.quality import replace_block
-
-        metrics = storage.read_json(out / "metrics.json")
-        storage.write_json(record, metrics)
-        replace_block(Path("README.md"), "course", course_sentence(metrics))
-    typer.echo(f"open {page} in a browser")
-
-
-@app.command()
-@one_line_errors
-def miniature(
-    out: Annotated[Path, typer.Option("--out", help="Where shipped weights go")] = Path("data/miniature"),
-    work: Annotated[Path, typer.Option(help="Checkpoints, drawn pictures, sample sheets")] = Path(
-        "out/miniature"
-    ),
-    only: Annotated[
-        str | None, typer.Option(help="One stage: vae, clip, judge, text_to_image, pairs, editor")
-    ] = None,
-) -> None:
-    """Train the shipped small models from nothing; resumes where it stopped."""
-    from ip2p_lib.miniature.build import build
-
-    _writable(work)
-    _quiet()
-    for stage in build(out, work, only):
-        typer.echo(f"{stage} done")
-
-
-@app.command()
-@one_line_errors
-def cards(
-    models: Annotated[Path, typer.Option(help="Shipped weights")] = Path("data/miniature"),
-    results: Annotated[Path, typer.Option(help="Measured results")] = Path("data/results"),
-    out: Annotated[Path, typer.Option("--out", help="Where cards go")] = Path("docs/cards"),
-) -> None:
-    """Write the model cards from the trainings' records and the results."""
-    from ip2p_lib.miniature.cards import write_cards
-
-    _writable(out)
-    for path in write_cards(models, results, out):
-        typer.echo(path)
-
-
-@app.command()
-@one_line_errors
-def quality(
-    out: Annotated[Path, typer.Option("--out", help="Where results go")] = Path("data/results"),
-    only: Annotated[str | None, typer.Option(help="One measure's key")] = None,
-    readme: Annotated[Path | None, typer.Option(help="README whose table to renew")] = None,
-) -> None:
-    """Measure the shipped models and write quality.json with intervals."""
-    from ip2p_lib import storage
-    from ip2p_lib.quality import measure_all, quality_table, replace_block
-
-    _writable(out)
-    _quiet()
-    for line in measure_all(out, only):
-        typer.echo(line)
-    if readme is not None:
-        replace_block(readme, "quality", quality_table(storage.read_json(out / "quality.json")))
-
-
-def main() -> None:
-    """Console entry."""
-    app()
-
-
-if __name__ == "__main__":
-    main()

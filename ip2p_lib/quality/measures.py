@@ -1,16 +1,24 @@
 """Measure everything that ships and write `quality.json`: one object per number, with its interval."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from ip2p_lib import filtering, records, storage
-from ip2p_lib.backbone import Backbone, ClipEncoder, load_clip, load_editor, load_judge, load_text_to_image
+from ip2p_lib.backbone import (
+    Backbone,
+    ClipEncoder,
+    load_clip,
+    load_editor,
+    load_judge,
+    load_text_to_image,
+)
 from ip2p_lib.evaluation import (
     EditScore,
     Measure,
@@ -30,37 +38,20 @@ from ip2p_lib.evaluation import (
 from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import candidate_shards, synthesise
 from ip2p_lib.presets import MINIATURE, Preset
+from ip2p_lib.quality.goals import GOALS, Goal
+from ip2p_lib.quality.writer import judge_writer
 from ip2p_lib.scenes import caption, sample_scenes
 from ip2p_lib.triplets import edit_of, world_triplets
+from ip2p_lib.triplets.verdicts import WriterVerdict
 
-SCENES_SEED, EDIT_SEED, PAIRS_SEED = 901, 902, 903  # held out: no training draws from them
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What a measure must reach."""
-
-    at_least: float | None = None
-    at_most: float | None = None
-
-    def met_by(self, value: float) -> bool:
-        """Whether a value reaches the goal."""
-        above = self.at_least is None or value >= self.at_least
-        return above and (self.at_most is None or value <= self.at_most)
-
-
-GOALS = {
-    "judge_all_attributes": Goal(0.99),
-    "vae_psnr_db": Goal(30),
-    "vae_keeps_attributes": Goal(0.97),
-    "text_to_image_all_attributes": Goal(0.90),
-    "clip_recall_at_1": Goal(0.90),
-    "pairs_unfiltered_exact": Goal(),
-    "pairs_kept_exact": Goal(0.90),
-    "editor_exact": Goal(0.85),
-    "editor_exact_worst_kind": Goal(0.75),
-    "editor_l1_over_unedited_l1": Goal(at_most=0.5),
-}
+SCENES_SEED, EDIT_SEED, PAIRS_SEED, TRIPLETS_SEED = (
+    901,
+    902,
+    903,
+    904,
+)  # held out: no training draws from them
+TRIPLETS, TRIPLETS_BY_TEMPERATURE = 2_000, 250
+TEMPERATURES = (0.3, 0.7, 1.0, 1.3)
 
 
 class Quality:
@@ -101,8 +92,6 @@ class Quality:
     @cached_property
     def pairs(self) -> tuple[list[float], list[float]]:
         """Exactness of all candidates and of the kept ones, on fresh triplets."""
-        from tempfile import TemporaryDirectory
-
         triplets = list(world_triplets(self.count // 4, PAIRS_SEED))
         edits = {t.id: edit_of(t) for t in triplets}
         with TemporaryDirectory() as name:
@@ -120,6 +109,20 @@ class Quality:
         exact = pairs_exact(self.judge, before, after, [edits[r[records.TRIPLET_ID]] for r in rows])
         is_kept = [(r[records.TRIPLET_ID], r[records.CANDIDATE]) in kept for r in rows]
         return exact, [e for e, k in zip(exact, is_kept, strict=True) if k]
+
+    @cached_property
+    def triplets(self) -> list[WriterVerdict]:
+        """The world's verdicts on triplets written for held-out captions."""
+        found, self.details["triplets"] = judge_writer(self.preset)
+        return found
+
+    def triplets_valid(self) -> Measure:
+        """Triplets in which the world finds no fault."""
+        return bootstrap([float(not v.fault) for v in self.triplets])
+
+    def triplets_new(self) -> Measure:
+        """Of these, the ones not copied from what the writer learned from."""
+        return bootstrap([float(v.new) for v in self.triplets])
 
     def judge_all_attributes(self) -> Measure:
         """Judge on true renders."""
@@ -159,8 +162,10 @@ class Quality:
 
     def editor_exact(self) -> Measure:
         """Edits of true renders that are exactly right."""
-        self.details["editor_exact_by_kind"] = {k: asdict(v) for k, v in by_kind(self.edits).items()}
-        self.details["editor_requested"] = asdict(bootstrap([s.requested for s in self.edits]))
+        self.details["editor_by_kind"] = {
+            "editor_exact_by_kind": {k: asdict(v) for k, v in by_kind(self.edits).items()},
+            "editor_requested": asdict(bootstrap([s.requested for s in self.edits])),
+        }
         return bootstrap([s.exact for s in self.edits])
 
     def editor_exact_worst_kind(self) -> Measure:
@@ -196,49 +201,5 @@ def measure_all(
         goal = GOALS[key]
         verdict = "" if goal == Goal() else (", reached" if goal.met_by(found.value) else ", NOT reached")
         yield f"{key}: {found.value:.3f} ({found.low:.3f} to {found.high:.3f}, n={found.n}){verdict}"
-    if quality.details:
-        storage.write_json(out / "editor_by_kind.json", quality.details)
-
-
-LABELS = {
-    "judge_all_attributes": "judge reads every attribute of a true render",
-    "vae_psnr_db": "autoencoder, PSNR in dB",
-    "vae_keeps_attributes": "all attributes survive the autoencoder",
-    "text_to_image_all_attributes": "text-to-image shows every attribute of its caption",
-    "clip_recall_at_1": "CLIP finds the right one of 256 captions",
-    "pairs_unfiltered_exact": "candidate pairs that do exactly what was asked",
-    "pairs_kept_exact": "kept pairs that do",
-    "editor_exact": "edits of unseen pictures: exactly the requested change",
-    "editor_exact_worst_kind": "the same, worst kind of edit",
-    "editor_l1_over_unedited_l1": "distance to the exact answer over the unedited picture's",
-}
-
-
-def quality_table(results: dict[str, Any]) -> str:
-    """The Markdown table that README shows between its quality marks."""
-    rows = ["| measured on held-out scenes | value | 95 % interval | n | goal |", "|---|---|---|---|---|"]
-    for key, label in LABELS.items():
-        if key not in results:
-            continue
-        r, goal = results[key], GOALS[key]
-        wanted = f"at least {goal.at_least:g}" if goal.at_least is not None else ""
-        wanted = f"at most {goal.at_most:g}" if goal.at_most is not None else wanted
-        missed = "" if goal.met_by(r["value"]) else ", not reached"
-        interval = f"{r['low']:.3f} to {r['high']:.3f}"
-        rows.append(f"| {label} (`{key}`) | {r['value']:.3f} | {interval} | {r['n']} | {wanted}{missed} |")
-    return "\n".join(rows)
-
-
-def replace_block(path: Path, name: str, text: str) -> None:
-    """Put generated text between a document's marks `<!-- name -->` and `<!-- /name -->`.
-
-    Raises:
-        ValueError: the marks are missing.
-    """
-    whole = path.read_text(encoding="utf-8")
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    if begin not in whole or end not in whole:
-        raise ValueError(f"{path} must hold the marks {begin.strip()} and {end}")
-    head, rest = whole.split(begin, 1)
-    with storage.atomic_file(path) as partial:
-        partial.write_text(f"{head}{begin}\n{text}\n\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
+    for name, detail in quality.details.items():
+        storage.write_json(out / f"{name}.json", detail)

@@ -1,0 +1,5 @@
+"""`python -m ip2p_lib.cli`."""
+
+from ip2p_lib.cli import main
+
+main()

@@ -1,0 +1,84 @@
+"""The course as a whole, and what keeps the shipped models and their numbers up to date."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ip2p_lib.cli.face import Folder, app, one_line_errors, quiet, writable
+
+
+@app.command()
+@one_line_errors
+def course(
+    out: Folder = Path("out/course"),
+    record: Annotated[Path | None, typer.Option(help="Results file; also renews README's sentence")] = None,
+) -> None:
+    """The main job: the whole pipeline once through on the miniature, in minutes, with a page to look at."""
+    from ip2p_lib import storage
+    from ip2p_lib.course.whole_game import course_sentence, play
+
+    writable(out)
+    quiet()
+    page = play(out)
+    if record is not None:
+        from ip2p_lib.quality import replace_block
+
+        metrics = storage.read_json(out / "metrics.json")
+        storage.write_json(record, metrics)
+        replace_block(Path("README.md"), "course", course_sentence(metrics))
+    typer.echo(f"open {page} in a browser")
+
+
+@app.command()
+@one_line_errors
+def miniature(
+    out: Annotated[Path, typer.Option("--out", help="Where shipped weights go")] = Path("data/miniature"),
+    work: Annotated[Path, typer.Option(help="Checkpoints, drawn pictures, sample sheets")] = Path(
+        "out/miniature"
+    ),
+    only: Annotated[
+        str | None, typer.Option(help="One stage: vae, clip, judge, text_to_image, writer, pairs, editor")
+    ] = None,
+) -> None:
+    """Train the shipped small models from nothing; resumes where it stopped."""
+    from ip2p_lib.miniature.build import build
+
+    writable(work)
+    quiet()
+    for stage in build(out, work, only):
+        typer.echo(f"{stage} done")
+
+
+@app.command()
+@one_line_errors
+def cards(
+    models: Annotated[Path, typer.Option(help="Shipped weights")] = Path("data/miniature"),
+    results: Annotated[Path, typer.Option(help="Measured results")] = Path("data/results"),
+    out: Annotated[Path, typer.Option("--out", help="Where cards go")] = Path("docs/cards"),
+) -> None:
+    """Write the model cards from the trainings' records and the results."""
+    from ip2p_lib.miniature.cards import write_cards
+
+    writable(out)
+    for path in write_cards(models, results, out):
+        typer.echo(path)
+
+
+@app.command()
+@one_line_errors
+def quality(
+    out: Annotated[Path, typer.Option("--out", help="Where results go")] = Path("data/results"),
+    only: Annotated[str | None, typer.Option(help="One measure's key")] = None,
+    readme: Annotated[Path | None, typer.Option(help="README whose table to renew")] = None,
+) -> None:
+    """Measure the shipped models and write quality.json with intervals."""
+    from ip2p_lib import storage
+    from ip2p_lib.quality import measure_all, quality_table, replace_block
+
+    writable(out)
+    quiet()
+    for line in measure_all(out, only):
+        typer.echo(line)
+    if readme is not None:
+        replace_block(readme, "quality", quality_table(storage.read_json(out / "quality.json")))

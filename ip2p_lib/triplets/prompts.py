@@ -1,0 +1,100 @@
+"""The text that a language model reads and continues, and how its continuation is taken apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ip2p_lib.records import Triplet
+
+SEPARATOR, PARTS, STOP = "\n##\n", "\n%%\n", "\nEND"
+CHAT_SYSTEM = (
+    "You continue a list. Each item is an image caption, a line '##', an instruction for editing that image, a line"
+    " '%%', the caption of the edited image, and a line 'END'. Change one thing only and keep every other word of"
+    " the caption. Answer with the continuation alone."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One text to continue; the seed alone decides the draw."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote. `finished` is False where it was cut off by the token limit.
+
+    `certainty` is the mean log-probability of the edited caption's tokens, in nats at temperature 1, where
+    the writer knows it.
+    """
+
+    text: str
+    finished: bool
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    certainty: float | None = field(default=None, compare=False)
+
+
+class RejectedError(ValueError):
+    """An attempt that is no triplet; `reason` is one of "empty", "unfinished", "parts", "lines", "no-op", "unsure"."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def prompt_for(caption: str, examples: Sequence[Triplet] = ()) -> str:
+    """The prompt of a caption: itself and the separator, after worked examples if there are any.
+
+    A model fine-tuned on triplets needs no examples.
+
+    Source: timothybrooks/instruct-pix2pix@0dffd1e, prompt_app.py and dataset_creation/generate_txt_dataset.py.
+    """
+    shown = "".join(f"{e.input}{SEPARATOR}{completion_of(e)}\n\n" for e in examples)
+    return f"{shown}{caption}{SEPARATOR}"
+
+
+def completion_of(triplet: Triplet) -> str:
+    """What fine-tuning teaches to write after the prompt.
+
+    Source: timothybrooks/instruct-pix2pix@0dffd1e, dataset_creation/prepare_for_gpt.py.
+    """
+    return f"{triplet.edit}{PARTS}{triplet.output}{STOP}"
+
+
+def _normalised(text: str) -> str:
+    return text.strip().strip(".!?").lower()
+
+
+def read_completion(
+    completion: Completion, caption: str, min_certainty: float | None = None
+) -> tuple[str, str]:
+    """Instruction and edited caption of a completion, stripped.
+
+    Raises:
+        RejectedError: nothing was written, the end is missing, there are not exactly two parts, a part is
+            empty or runs over lines, the edited caption is the caption again but for case and final
+            marks, or the writer was not sure of it. All but the end, the lines and the certainty are the
+            released code's rules.
+    """
+    text, stop, _ = completion.text.partition(STOP)
+    if not text.strip():
+        raise RejectedError("empty")
+    if not stop and not completion.finished:
+        raise RejectedError("unfinished")
+    parts = [part.strip() for part in f"{text}\n".split(PARTS)]
+    if len(parts) != 2 or not all(parts):
+        raise RejectedError("parts")
+    if any(len(part.splitlines()) > 1 for part in parts):
+        raise RejectedError("lines")
+    edit, output = parts
+    if _normalised(output) == _normalised(caption):
+        raise RejectedError("no-op")
+    if (
+        min_certainty is not None
+        and completion.certainty is not None
+        and completion.certainty < min_certainty
+    ):
+        raise RejectedError("unsure")
+    return edit, output
