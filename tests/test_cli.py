@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ip2p_lib import cli, images
+from ip2p_lib.cli import face
 from ip2p_lib.records import read_triplets
 from ip2p_lib.unet import save_pipeline
 
@@ -174,15 +175,15 @@ def test_every_stage_explains_itself():
 
 
 def test_an_interrupt_says_how_to_go_on_and_a_defect_is_not_hidden(capsys):
-    @cli.one_line_errors
+    @face.one_line_errors
     def interrupted():
         raise KeyboardInterrupt
 
-    @cli.one_line_errors
+    @face.one_line_errors
     def defective():
         raise KeyError("a defect of ours")
 
-    with pytest.raises(cli.typer.Exit) as end:
+    with pytest.raises(face.typer.Exit) as end:
         interrupted()
     assert end.value.exit_code == 130
     assert capsys.readouterr().err == "stopped; run the same command again to continue\n"
