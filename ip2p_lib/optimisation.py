@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -159,6 +161,17 @@ def fit(
             if folder:
                 _save(folder, done, model, optimizer, ema, config)
         yield Report(done, loss, model, ema)
+
+
+def batch_indices(count: int, batch_size: int, step: int, seed: int) -> NDArray[np.int64]:
+    """Which items step `step` sees: epochs of a keyed shuffle, so any step can be found directly."""
+    first = step * batch_size
+    picked = []
+    for epoch in range(first // count, (first + batch_size - 1) // count + 1):
+        order = np.random.default_rng((seed, epoch)).permutation(count)
+        low, high = max(first - epoch * count, 0), min(first + batch_size - epoch * count, count)
+        picked.append(order[low:high])
+    return np.concatenate(picked)
 
 
 def computes_in_bf16() -> bool:

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ip2p_lib import storage
-from ip2p_lib.miniature.pictures import BASE_SEED, as_tensor, batch_indices, drawn_scenes
+from ip2p_lib.miniature.pictures import BASE_SEED, as_tensor, drawn_scenes
 from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import MAX_LENGTH
-from ip2p_lib.optimisation import FitConfig, Report, fit
+from ip2p_lib.optimisation import FitConfig, Report, batch_indices, fit
 from ip2p_lib.scenes.language import caption
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

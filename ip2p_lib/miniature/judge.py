@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ip2p_lib.judge import Judge, labels_of
-from ip2p_lib.miniature.pictures import JUDGE_SEED, as_tensor, batch_indices, drawn_scenes
-from ip2p_lib.optimisation import FitConfig, Report, fit
+from ip2p_lib.miniature.pictures import JUDGE_SEED, as_tensor, drawn_scenes
+from ip2p_lib.optimisation import FitConfig, Report, batch_indices, fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,17 +32,6 @@ def drawn_scenes(count: int, seed: int, work: Path, size: int = 64) -> tuple[lis
     return scenes, np.load(path, mmap_mode="r")
 
 
-def batch_indices(count: int, batch_size: int, step: int, seed: int) -> NDArray[np.int64]:
-    """Which items step `step` sees: epochs of a keyed shuffle, so any step can be found directly."""
-    first = step * batch_size
-    picked = []
-    for epoch in range(first // count, (first + batch_size - 1) // count + 1):
-        order = np.random.default_rng((seed, epoch)).permutation(count)
-        low, high = max(first - epoch * count, 0), min(first + batch_size - epoch * count, count)
-        picked.append(order[low:high])
-    return np.concatenate(picked)
-
-
 def as_tensor(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """(B, H, W, 3) bytes to (B, 3, H, W) float in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

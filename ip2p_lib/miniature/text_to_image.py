@@ -15,9 +15,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ip2p_lib import storage
 from ip2p_lib.diffusion import Schedule, training_target
-from ip2p_lib.miniature.pictures import BASE_SEED, as_tensor, batch_indices, drawn_scenes
+from ip2p_lib.miniature.pictures import BASE_SEED, as_tensor, drawn_scenes
 from ip2p_lib.miniature.tokenizer import MAX_LENGTH
-from ip2p_lib.optimisation import FitConfig, Report, fit
+from ip2p_lib.optimisation import FitConfig, Report, batch_indices, fit
 from ip2p_lib.scenes.language import caption
 
 

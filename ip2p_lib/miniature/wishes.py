@@ -5,7 +5,7 @@ Wider than the grammar's own instructions, and without any form that is kept for
 
 import numpy as np
 
-from ip2p_lib.scenes.language import EXTRA_NOUNS, INSTRUCTION_WORDS, noun
+from ip2p_lib.scenes.language import EXTRA_NOUNS, INSTRUCTION_WORDS, noun, with_articles
 from ip2p_lib.scenes.world import SceneEdit
 
 WISHES: dict[str, tuple[str, ...]] = {
@@ -117,11 +117,4 @@ def wish(edit: SceneEdit, seed: int) -> str:
             "old": EXTRA_NOUNS.get(edit.old, "").replace("a ", "the ", 1),
         }
         words["bare"] = words["old"].removeprefix("the ")
-    text = pick(WISHES[kind]).format(**words)
-    return _with_articles(text)
-
-
-def _with_articles(text: str) -> str:
-    for vowel in ("orange", "umbrella"):
-        text = text.replace(f" a {vowel}", f" an {vowel}")
-    return f"an{text[1:]}" if text.startswith(("a orange", "a umbrella")) else text
+    return with_articles(pick(WISHES[kind]).format(**words))

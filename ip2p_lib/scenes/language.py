@@ -157,6 +157,11 @@ def _fill(template: str, edit: SceneEdit, rng: np.random.Generator) -> str:
         words = INSTRUCTION_WORDS["style" if edit.kind == "restyle" else edit.kind]
         old, new = "", _pick(words[edit.new], rng)
     text = template.format(old=old, new=new, noun=subject)
+    return with_articles(text)
+
+
+def with_articles(text: str) -> str:
+    """`a` becomes `an` before the world's words that begin with a vowel."""
     return re.sub(r"\ba (?=(?:orange|umbrella)\b)", "an ", text)
 
 

@@ -37,8 +37,8 @@ class KeyedSampler(LogitsProcessor):
         if self.prompt_length < 0:
             self.prompt_length = input_ids.shape[1]
         generated = input_ids[:, self.prompt_length :]
-        sure = scores.float().log_softmax(dim=1)
         scores = scores.float()
+        sure = scores.log_softmax(dim=1)
         if self.config.frequency_penalty and generated.shape[1]:
             penalty = torch.full(generated.shape, self.config.frequency_penalty, device=scores.device)
             scores = scores.clone().scatter_add_(1, generated, -penalty)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from ip2p_lib import storage
 from ip2p_lib.backbone import LanguageModel
-from ip2p_lib.optimisation import FitConfig, Report, fit
+from ip2p_lib.optimisation import FitConfig, Report, batch_indices, fit
 from ip2p_lib.presets import TuneConfig
 from ip2p_lib.records import Triplet
 from ip2p_lib.triplets.prompts import completion_of, prompt_for
@@ -117,7 +116,8 @@ def fine_tune(
         language.model.enable_input_require_grads()
 
     def loss_at(step: int) -> Tensor:
-        chosen = [examples[i] for i in _visits(len(examples), config, step)]
+        picked = batch_indices(len(examples), config.batch_size, step, config.seed)
+        chosen = [examples[i] for i in picked]
         return language_loss(language, [*chosen, *(rehearsal(step) if rehearsal else ())])
 
     settings = FitConfig(
@@ -126,16 +126,6 @@ def fine_tune(
         mixed_precision=config.mixed_precision, checkpoint_every=config.checkpoint_every,
     )  # fmt: skip
     return fit(language.model, loss_at, settings, folder=folder)
-
-
-def _visits(count: int, config: TuneConfig, step: int) -> list[int]:
-    """Which triplets a step sees."""
-    size, first = config.batch_size, step * config.batch_size
-    places = range(first, first + size)
-    orders = {
-        e: np.random.default_rng((config.seed, e)).permutation(count) for e in {p // count for p in places}
-    }
-    return [int(orders[p // count][p % count]) for p in places]
 
 
 def save_writer(language: LanguageModel, folder: Path) -> None:
