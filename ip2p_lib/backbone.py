@@ -202,6 +202,12 @@ class ClipEncoder:
         """Where the network runs."""
         return next(self.model.parameters()).device
 
+    @property
+    def mark(self) -> str:
+        """Short digest of weights and preprocessing: scores of equal marks can be compared."""
+        weights = sum(p.detach().double().abs().sum().item() for p in self.model.parameters())
+        return storage.fingerprint([self.size, self.mean, self.std, f"{weights:.6g}"])
+
 
 def build_clip(config: dict[str, Any]) -> nn.Module:
     """An open_clip model from its configuration, random weights."""

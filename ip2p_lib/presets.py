@@ -78,15 +78,31 @@ class PairConfig:
     batch_size: int = 4  # candidates that share one UNet call
     triplets_per_shard: int = 64
     seed: int = 0
+    thresholds_per_seed: int = 1  # deviation: so many candidates fork off one source, seed and scale
+    # Deviations that save candidates; each asks CLIP while pairs are made.
+    stop_after_hits: int | None = None  # a triplet is done with so many candidates that pass the filter
+    give_up_after: int | None = None  # or after so many in a row that do not
+    preview_at: float | None = None  # at this share of the steps, drop what the filter would clearly reject
+    preview_slack: float = 0.1  # how far below its thresholds "clearly" begins
 
     def __post_init__(self) -> None:
-        for name in ("candidates_per_triplet", "num_inference_steps", "batch_size", "triplets_per_shard"):
-            if getattr(self, name) < 1:
+        for name in (
+            "candidates_per_triplet", "num_inference_steps", "batch_size", "triplets_per_shard",
+            "thresholds_per_seed", "stop_after_hits", "give_up_after",
+        ):  # fmt: skip
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"PairConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if self.preview_at is not None and not 0 < self.preview_at < 1:
+            raise ValueError(f"PairConfig.preview_at must lie between 0 and 1, got {self.preview_at}")
         for name in ("p2p_threshold_range", "cfg_scale_range"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"PairConfig.{name} must run from low to high, got {(low, high)}")
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether candidates depend on what CLIP says of others or of their previews."""
+        return any(v is not None for v in (self.stop_after_hits, self.give_up_after, self.preview_at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

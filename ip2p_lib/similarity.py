@@ -62,11 +62,21 @@ def similarities(image_0: Tensor, image_1: Tensor, text_0: Tensor, text_1: Tenso
     }
 
 
+def encode_edits(
+    clip: ClipEncoder, before: Tensor, after: Tensor, captions: Sequence[str], edited_captions: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Unit-length features (N, D) of both pictures and both captions of N edits, pictures in [0, 1].
+
+    All pictures go through CLIP together, and equal captions once.
+    """
+    first, second = image_features(clip, torch.cat([before, after])).chunk(2)
+    text, edited_text = text_features(clip, [*captions, *edited_captions]).chunk(2)
+    return first, second, text, edited_text
+
+
 def score_edits(
     clip: ClipEncoder, before: Tensor, after: Tensor, captions: Sequence[str], edited_captions: Sequence[str]
 ) -> list[ClipScores]:
     """Scores of N edits from pictures (N, 3, H, W) in [0, 1] and their captions."""
-    features_0, features_1 = image_features(clip, torch.cat([before, after])).chunk(2)
-    texts = text_features(clip, [*captions, *edited_captions])
-    cosines = similarities(features_0, features_1, *texts.chunk(2))
+    cosines = similarities(*encode_edits(clip, before, after, captions, edited_captions))
     return [ClipScores(**{n: v[i].item() for n, v in cosines.items()}) for i in range(len(before))]

@@ -145,6 +145,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def record_run(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write run.json: the configuration with its seeds, versions, commit and command."""
-    write_json(folder / "run.json", {"config": dict(config), **environment()})
+def record_run(folder: Path, config: Mapping[str, Any], name: str = "run.json") -> None:
+    """Write a folder's record: the configuration with its seeds, versions, commit and command."""
+    write_json(folder / name, {"config": dict(config), **environment()})

@@ -7,8 +7,6 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub must fail at once, everywhere alike
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
@@ -29,7 +27,7 @@ from ip2p_lib.miniature.clip import ClipRecipe, build_clip, clip_config, save_cl
 from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import learn_tokenizer
 from ip2p_lib.miniature.writer import WriterRecipe, build_writer, learn_writer_tokenizer
-from ip2p_lib.pairs import PAIR_SCHEMA
+from ip2p_lib.pairs import shard_path, writing_shard
 from ip2p_lib.presets import MINIATURE, EditConfig, Preset
 from ip2p_lib.records import read_triplets
 from ip2p_lib.scenes import caption, render, sample_scenes
@@ -210,9 +208,8 @@ def pair_folder(rows, tmp_path) -> Path:
     folder = tmp_path / "pairs"
     folder.mkdir()
     for number, part in enumerate((rows[:5], rows[5:])):
-        pq.write_table(
-            pa.Table.from_pylist(part, schema=PAIR_SCHEMA), folder / f"candidates-{number:05d}.parquet"
-        )
+        with writing_shard(shard_path(folder, number)) as shard:
+            shard.add(part)
     return folder
 
 

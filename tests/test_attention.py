@@ -9,7 +9,7 @@ from ip2p_lib.attention import (
     is_shared,
     self_attention_layers,
     shared_self_attention,
-    sharing_rows,
+    shared_steps,
 )
 
 
@@ -43,6 +43,7 @@ def test_a_threshold_shares_its_part_of_a_hundred_steps(threshold, count):
     shared = [is_shared(threshold, step, 100) for step in range(100)]
     assert sum(shared) == count
     assert shared == sorted(shared, reverse=True)
+    assert shared_steps(threshold, 100) == count
 
 
 def test_the_comparison_is_strict():
@@ -52,14 +53,6 @@ def test_the_comparison_is_strict():
 def test_a_single_step_counts_as_the_last():
     assert not is_shared(1.0, 0, 1)
     assert is_shared(1.1, 0, 1)
-
-
-def test_rows_borrow_in_both_guidance_halves_and_only_while_their_threshold_lasts():
-    """Three candidates: rows 0-2 uncond A, 3-5 uncond B, 6-8 cond A, 9-11 cond B."""
-    rows = sharing_rows([0.9, 0.2, 0.5], 1, 5)
-    assert rows.tolist() == [0, 1, 2, 0, 4, 2, 6, 7, 8, 6, 10, 8]
-    assert sharing_rows([0.9, 0.2, 0.5], 4, 5).tolist() == list(range(12))
-    assert sharing_rows([0.9, 0.2, 0.5], 0, 5).tolist() == [0, 1, 2] * 2 + [6, 7, 8] * 2
 
 
 def test_every_self_attention_layer_is_hooked_and_no_other(base):

@@ -133,7 +133,7 @@ def test_a_folder_of_something_else_is_never_replaced(scored, rows, tmp_path):
         with pytest.raises(ValueError, match="holds something else"):
             filtering.export_kept(scored, kept, folder, CONFIG)
     assert (precious / "photo.jpg").exists()
-    assert len(list(scored.glob("candidates-*"))) == 2
+    assert len(list(scored.glob("candidates-*.parquet"))) == 2
 
 
 def test_pictures_of_a_shard_have_the_declared_range(rows):

@@ -19,6 +19,7 @@ from ip2p_lib.pairs import (
     pair_latents,
     synthesise,
 )
+from ip2p_lib.pairs.sampling import distinct_rows
 from ip2p_lib.presets import PairConfig
 from ip2p_lib.records import Triplet
 
@@ -89,6 +90,15 @@ def reference_pair(model, one, steps):
     finally:
         unet.set_attn_processor(before)
     return last.latents
+
+
+def test_targets_borrow_from_their_sources_only_while_their_threshold_lasts():
+    """Rows 0-2 are the sources, 3-5 the targets."""
+    three = [candidate(t, seed=i) for i, t in enumerate((0.9, 0.2, 0.5))]
+    for step, lenders in ((0, [0, 1, 2]), (1, [0, 4, 2]), (4, [3, 4, 5])):
+        rows = distinct_rows(three, step, 5)
+        assert rows.lender.tolist() == [0, 1, 2, *lenders]
+        assert rows.first.tolist() == rows.of.tolist() == list(range(6))
 
 
 def test_threshold_zero_is_independent_sampling_from_the_same_noise(backbone):

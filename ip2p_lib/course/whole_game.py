@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -25,7 +24,7 @@ from ip2p_lib.course.figures import GREEN, RED, Cell, Section, contact_sheet, sa
 from ip2p_lib.dataset import open_dataset
 from ip2p_lib.evaluation import EditScore, bootstrap, bootstrap_ratio, evaluate_edits, pairs_exact
 from ip2p_lib.judge import Judge
-from ip2p_lib.pairs import candidate_shards, synthesise
+from ip2p_lib.pairs import candidate_shards, read_shard, synthesise
 from ip2p_lib.presets import MINIATURE, Preset
 from ip2p_lib.records import Triplet, read_triplets
 from ip2p_lib.scenes import render, sample_scenes
@@ -114,7 +113,7 @@ class WholeGame:
     def _judge_pairs(
         self, folder: Path, scores: Sequence[dict[str, Any]], kept: set[tuple[str, int]], judge: Judge
     ) -> None:
-        rows = [r for s in candidate_shards(folder) for r in pq.read_table(s).to_pylist()]
+        rows = [r for s in candidate_shards(folder) for r in read_shard(s)]
         by_id = {t.id: understood(t) for t in read_triplets(self.out / "triplets.jsonl")}
         before, after = (
             filtering.shard_pictures(rows, c) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)

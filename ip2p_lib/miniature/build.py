@@ -146,17 +146,14 @@ class Builder:
         """The writer before it has seen a triplet."""
         folder = self.work / "writer-pretrained"
         if not folder.exists():
-            first, *more = writer_stage.ROUNDS
-            shape = writer_stage.ROUNDS[first]
-            tokenizer = writer_stage.learn_writer_tokenizer(shape.vocabulary, self.seed_triplets)
-            language = writer_stage.build_writer(shape, tokenizer)
-            for name, recipe in writer_stage.ROUNDS.items():
-                steps = writer_stage.pretrain_writer(recipe, language, self.work / name)
-                last = self._watch(name, steps, recipe.steps, None, asdict(recipe))
-                last.ema.swap()
+            recipe = writer_stage.WriterRecipe()
+            tokenizer = writer_stage.learn_writer_tokenizer(recipe.vocabulary, self.seed_triplets)
+            language = writer_stage.build_writer(recipe, tokenizer)
+            steps = writer_stage.pretrain_writer(recipe, language, self.work / "writer")
+            self._watch("writer", steps, recipe.steps, None, asdict(recipe)).ema.swap()
             save_writer(language, folder)
             save_writer(replace(language, model=deepcopy(language.model).half()), self.out / "language_model")
-            self._card(first, "language_model", extra=tuple(more))
+            self._card("writer", "language_model")
         return load_language_model(str(folder), device=self.device)
 
     def writer(self) -> None:

@@ -6,7 +6,7 @@ or "should be" are words it knows. Held-out instruction phrasings are never amon
 
 import numpy as np
 
-from ip2p_lib.scenes.language import EXTRA_NOUNS, INSTRUCTION_WORDS, caption, instruction, noun
+from ip2p_lib.scenes.language import EXTRA_NOUNS, INSTRUCTION_WORDS, caption, instruction, noun, with_articles
 from ip2p_lib.scenes.world import Scene, sample_edit
 
 STATEMENTS = (
@@ -31,7 +31,7 @@ def statement(scene: Scene, rng: np.random.Generator) -> str:
     def pick(options: tuple[str, ...]) -> str:
         return options[rng.integers(len(options))]
 
-    return STATEMENTS[rng.integers(len(STATEMENTS))].format(
+    text = STATEMENTS[rng.integers(len(STATEMENTS))].format(
         colour=scene.colour,
         subject=noun(scene.subject, rng),
         place=pick(words["place"][scene.place]),
@@ -40,6 +40,7 @@ def statement(scene: Scene, rng: np.random.Generator) -> str:
         style=pick(words["style"][scene.style]),
         extra=EXTRA_NOUNS[extra],
     )
+    return with_articles(text)
 
 
 def ordinary_text(scene: Scene, seed: int) -> str:

@@ -2,14 +2,16 @@
 
 Pretraining gives it what GPT-3 brings along: the words, what instructions mean, and that a changed scene
 is told in the words of the old one. It reads captions, plain statements, instructions, little stories in which
-something is wished for and happens, in prose, and sheets of notes in which lines of signs divide captions and
-statements about one scene; in later rounds also items of lists, in which dashes or arrows divide what was, what
-was asked and what came of it. It never sees an instruction between the signs of the triplets' format; that, and what people ask for, it learns from the hand-written seed triplets alone. Phrasings held out for tests
-occur in neither.
+something is wished for and happens, items of lists, in which dashes or arrows divide what was, what was asked and
+what came of it, and sheets on which lines of signs divide captions. It never sees an instruction between the signs
+of the triplets' format; that, and what people ask for, it learns from the hand-written seed triplets alone.
+Phrasings held out for tests occur in neither.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ip2p_lib.backbone import LanguageModel
-from ip2p_lib.miniature.texts import ordinary_text, statement
+from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.wishes import wish
 from ip2p_lib.optimisation import FitConfig, Report, fit
 from ip2p_lib.records import Triplet
@@ -29,6 +31,7 @@ from ip2p_lib.triplets.prompts import PARTS, SEPARATOR, STOP
 from ip2p_lib.triplets.tuning import Example, language_loss
 
 REHEARSAL_START = 10_000_000
+BLOCK = 8  # steps whose texts are sorted into batches together
 TEXT_SEED = 3  # scenes of pretraining; held-out captions use 900 and above
 PAD, END = "<pad>", "<end>"
 # A chat is its messages joined, so that chat servers see the same prompt.
@@ -54,10 +57,8 @@ class WriterRecipe:
     layers: int = 4
     vocabulary: int = 1_100
     batch_size: int = 32
-    steps: int = 5_000
+    steps: int = 18_000
     learning_rate: float = 2e-3
-    lists: bool = False  # whether the texts include lists
-    first_text: int = 0
     seed: int = 15
 
     @property
@@ -65,42 +66,34 @@ class WriterRecipe:
         """Optimiser settings."""
         return FitConfig(
             steps=self.steps, learning_rate=self.learning_rate, weight_decay=0.05, adam_beta2=0.98,
-            warmup_steps=150, cosine_decay=True, max_grad_norm=1.0, ema_decay=0.99, mixed_precision="auto",
+            warmup_steps=200, cosine_decay=True, max_grad_norm=1.0, ema_decay=0.998, mixed_precision="auto",
             checkpoint_every=500,
         )  # fmt: skip
 
 
-ROUNDS = {  # each goes on from the average of the one before
-    "writer": WriterRecipe(),
-    "writer-2": WriterRecipe(steps=2_000, learning_rate=1e-3, lists=True, first_text=200_000),
-    "writer-3": WriterRecipe(steps=1_800, learning_rate=1e-3, lists=True, first_text=400_000),
-}
-
-
-def story(index: int, lists: bool = False) -> str:
-    """The `index`-th text of pretraining: one sentence, a sheet, a story, or with `lists` an item of a list."""
+def story(index: int) -> str:
+    """The `index`-th text of pretraining: one sentence, a sheet, an item of a list, or a story."""
     rng = np.random.default_rng((TEXT_SEED, index))
     scene = sample_scene(rng)
     phrasing = int(rng.integers(2**31))
     draw = rng.random()
     edit = sample_edit(scene, rng)
     asked = wish(edit, phrasing) if rng.random() < 0.7 else instruction(edit, phrasing)
-    if draw < 0.2:
+    if draw < 0.15:
         return asked if rng.random() < 0.4 else ordinary_text(scene, phrasing)
     before, after = caption(edit.before, phrasing), caption(edit.after, phrasing)
-    if draw < (0.25 if lists else 0.4):
-        return _sheet((before, statement(scene, rng), (before, after)[int(rng.integers(2))]), rng)
-    if lists and draw < 0.65:
+    if draw < 0.2:
+        return _sheet((before, after), rng)
+    if draw < 0.65:
         return DIVIDERS[rng.integers(len(DIVIDERS))].join((before, asked, after))
     template = STORIES[rng.integers(len(STORIES))]
     return template.format(before=before, after=after, wish=asked)
 
 
-def _sheet(notes: tuple[str, ...], rng: np.random.Generator) -> str:
-    """Notes in any order and number, divided by either separator, some of them closed by the stop."""
-    chosen = [notes[i] for i in rng.permutation(len(notes))[: rng.integers(2, len(notes) + 1)]]
-    lines = [chosen[0], *((SEPARATOR, PARTS)[rng.integers(2)] + note for note in chosen[1:])]
-    return "".join(lines) + (STOP if rng.random() < 0.7 else "")
+def _sheet(captions: tuple[str, str], rng: np.random.Generator) -> str:
+    """Two captions in any order, divided by either separator, some closed by the stop."""
+    first, second = (captions[i] for i in rng.permutation(2))
+    return first + (SEPARATOR, PARTS)[rng.integers(2)] + second + (STOP if rng.random() < 0.7 else "")
 
 
 def learn_writer_tokenizer(vocabulary: int, seeds: list[Triplet]) -> PreTrainedTokenizerFast:
@@ -143,18 +136,27 @@ def pretrain_writer(recipe: WriterRecipe, language: LanguageModel, folder: Path)
     """Teach the world's language, resuming in `folder`. No text is read twice."""
     tokenizer = language.tokenizer
 
+    @lru_cache(maxsize=1)
+    def batches(block: int) -> list[list[Example]]:
+        size = BLOCK * recipe.batch_size
+        rows = tokenizer([story(block * size + i) for i in range(size)]).input_ids
+        even = _even_batches(rows, tokenizer.eos_token_id)
+        return [even[i] for i in np.random.default_rng((recipe.seed, block)).permutation(BLOCK)]
+
     def loss_at(step: int) -> Tensor:
-        first = recipe.first_text + step * recipe.batch_size
-        texts = [story(first + i, recipe.lists) for i in range(recipe.batch_size)]
-        rows = sorted(tokenizer(texts).input_ids, key=len)
-        short, end = recipe.batch_size // 5, (tokenizer.eos_token_id,)
-        # The shortest texts share rows, so that little of a batch is padding.
-        joined = [sum(((*ids, *end) for ids in rows[i:short:2]), ()) for i in range(2)]
-        return language_loss(
-            language, [Example(ids) for ids in (*joined, *((*r, *end) for r in rows[short:]))]
-        )
+        return language_loss(language, batches(step // BLOCK)[step % BLOCK])
 
     return fit(language.model, loss_at, recipe.fit, folder=folder)
+
+
+def _even_batches(rows: list[list[int]], end: int) -> list[list[Example]]:
+    """`BLOCK` batches of texts of like length, so that little is padding; of the shortest, five share a row."""
+    ended = sorted(((*row, end) for row in rows), key=len)
+    short = len(ended) // 5
+    joined = [sum(ended[i : i + 5], ()) for i in range(0, short, 5)]
+    examples = [Example(row) for row in sorted([*joined, *ended[short:]], key=len)]
+    edges = [len(examples) * i // BLOCK for i in range(BLOCK + 1)]
+    return [examples[low:high] for low, high in pairwise(edges)]
 
 
 def rehearsal(language: LanguageModel, size: int = 24) -> Callable[[int], list[Example]]:
@@ -162,9 +164,7 @@ def rehearsal(language: LanguageModel, size: int = 24) -> Callable[[int], list[E
     end = language.tokenizer.eos_token_id
 
     def texts_at(step: int) -> list[Example]:
-        rows = language.tokenizer(
-            [story(REHEARSAL_START + step * size + i, True) for i in range(size)]
-        ).input_ids
+        rows = language.tokenizer([story(REHEARSAL_START + step * size + i) for i in range(size)]).input_ids
         return [Example((*ids, end)) for ids in rows]
 
     return texts_at

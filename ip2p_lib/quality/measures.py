@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from ip2p_lib import filtering, records, storage
@@ -36,7 +35,7 @@ from ip2p_lib.evaluation import (
     scene_pixels,
 )
 from ip2p_lib.judge import Judge
-from ip2p_lib.pairs import candidate_shards, synthesise
+from ip2p_lib.pairs import candidate_shards, read_shard, synthesise
 from ip2p_lib.presets import MINIATURE, Preset
 from ip2p_lib.quality.goals import GOALS, Goal
 from ip2p_lib.quality.writer import judge_writer
@@ -102,7 +101,7 @@ class Quality:
             for _ in filtering.score(folder, self.clip):
                 pass
             kept = set(filtering.select(filtering.read_scores(folder), self.preset.filter))
-            rows = [r for s in candidate_shards(folder) for r in pq.read_table(s).to_pylist()]
+            rows = [r for s in candidate_shards(folder) for r in read_shard(s)]
         before, after = (
             filtering.shard_pictures(rows, c) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)
         )

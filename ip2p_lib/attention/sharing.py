@@ -1,6 +1,6 @@
 """Prompt-to-prompt as the released data were made: self-attention of the source, in every layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -90,13 +90,6 @@ def is_shared(threshold: float, step: int, num_inference_steps: int) -> bool:
     return threshold > (step / (num_inference_steps - 1) if num_inference_steps > 1 else 1.0)
 
 
-def sharing_rows(thresholds: Sequence[float], step: int, num_inference_steps: int) -> Tensor:
-    """Source index (4K,) for K candidates laid out as [uncond A, uncond B, cond A, cond B], K rows each.
-
-    While candidate j shares, its B rows borrow from its A rows, in both guidance halves.
-    """
-    count = len(thresholds)
-    active = torch.tensor([is_shared(t, step, num_inference_steps) for t in thresholds])
-    own = torch.arange(count)
-    half = torch.cat([own, torch.where(active, own, own + count)])
-    return torch.cat([half, half + 2 * count])
+def shared_steps(threshold: float, num_inference_steps: int) -> int:
+    """Number of steps, always the first ones, during which a candidate shares self-attention."""
+    return sum(is_shared(threshold, i, num_inference_steps) for i in range(num_inference_steps))

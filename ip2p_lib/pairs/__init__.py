@@ -1,0 +1,40 @@
+"""Stage two, triplets to candidate picture pairs: prompt-to-prompt with shared noise and self-attention."""
+
+from ip2p_lib.pairs.candidates import Candidate, blocks, draw_candidates
+from ip2p_lib.pairs.sampling import pair_latents, rows_computed
+from ip2p_lib.pairs.shards import (
+    PAIR_SCHEMA,
+    candidate_shards,
+    claim_folder,
+    image_schema,
+    is_committed,
+    read_shard,
+    shard_groups,
+    shard_path,
+    writing_shard,
+)
+from ip2p_lib.pairs.synthesis import Critic, Progress, Unit, claim_run, make_unit, synthesise, units_of
+
+__all__ = [
+    "PAIR_SCHEMA",
+    "Candidate",
+    "Critic",
+    "Progress",
+    "Unit",
+    "blocks",
+    "candidate_shards",
+    "claim_folder",
+    "claim_run",
+    "draw_candidates",
+    "image_schema",
+    "is_committed",
+    "make_unit",
+    "pair_latents",
+    "read_shard",
+    "rows_computed",
+    "shard_groups",
+    "shard_path",
+    "synthesise",
+    "units_of",
+    "writing_shard",
+]

@@ -1,0 +1,189 @@
+"""The candidates' folder: shards that `datasets` opens, each with a mark that says it is whole."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ip2p_lib import records, storage
+
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what `datasets` reads as Image
+Row = dict[str, Any]
+GROUP = 64  # rows held in memory, and written, together
+NAME = re.compile(r"candidates-\d{5}\.parquet")
+
+
+def image_schema(fields: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+    """A schema whose pictures `datasets` shows as pictures."""
+
+    def feature(kind: pa.DataType) -> dict[str, Any]:
+        if kind == IMAGE_TYPE:
+            return {"_type": "Image"}
+        return {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}
+
+    features = {name: feature(kind) for name, kind in fields}
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+PAIR_SCHEMA = image_schema(
+    [
+        (records.TRIPLET_ID, pa.string()),
+        (records.CANDIDATE, pa.int32()),
+        (records.ORIGINAL_PROMPT, pa.string()),
+        (records.ORIGINAL_IMAGE, IMAGE_TYPE),
+        (records.EDIT_PROMPT, pa.string()),
+        (records.EDITED_PROMPT, pa.string()),
+        (records.EDITED_IMAGE, IMAGE_TYPE),
+        (records.SEED, pa.int64()),
+        (records.P2P_THRESHOLD, pa.float64()),
+        (records.CFG_SCALE, pa.float64()),
+        (records.SOURCE, pa.string()),
+    ]
+)
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a unit's candidates lie."""
+    return folder / f"candidates-{number:05d}.parquet"
+
+
+class ShardWriter:
+    """Takes a shard's rows as they come and keeps no more than one group of them."""
+
+    def __init__(self, file: pq.ParquetWriter) -> None:
+        self._file, self.rows = file, 0
+        self._waiting: list[Row] = []
+        self.note: Row = {}  # goes into the mark
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append rows; groups are of one size, so that bytes do not depend on how rows arrive."""
+        for row in rows:
+            self._waiting.append(row)
+            self.rows += 1
+            if len(self._waiting) == GROUP:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        if self._waiting:
+            self._file.write_table(pa.Table.from_pylist(self._waiting, schema=self._file.schema))
+        self._waiting = []
+
+
+@contextmanager
+def writing_shard(path: Path, schema: pa.Schema = PAIR_SCHEMA) -> Iterator[ShardWriter]:
+    """Write a shard and then, as the last thing, its mark: name, rows, bytes, checksum, and the writer's note.
+
+    Raises:
+        ValueError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        with storage.atomic_file(path) as partial:
+            with pq.ParquetWriter(partial, schema, write_page_checksum=True) as file:
+                writer = ShardWriter(file)
+                yield writer
+                writer.flush()
+            size, digest = partial.stat().st_size, storage.sha256(partial)
+        mark = {"shard": path.name, "rows": writer.rows, "bytes": size, "sha256": digest, **writer.note}
+        storage.write_json(path.with_suffix(".json"), mark)
+    except OSError as error:
+        raise ValueError(
+            f"{path.parent} must have room and be writable, but {path.name} could not be written"
+            f" ({error.strerror or error}); what was finished is safe: mend that and run again"
+        ) from error
+
+
+def is_committed(path: Path) -> bool:
+    """Whether a shard was finished; one without mark was cut off and is made again."""
+    return path.is_file() and path.with_suffix(".json").is_file()
+
+
+def check_shard(path: Path) -> None:
+    """Hold a shard against its mark.
+
+    Raises:
+        ValueError: it was cut off, copied, or its size is not what was written.
+    """
+    if not NAME.fullmatch(path.name):
+        raise ValueError(f"{path} is no shard of this folder's run; move it elsewhere")
+    if not is_committed(path):
+        raise ValueError(f"{path} has no mark that it is whole; run `ip2p pairs` again to finish it")
+    mark = storage.read_json(path.with_suffix(".json"))
+    name, bytes_ = (mark.get(k) if isinstance(mark, dict) else None for k in ("shard", "bytes"))
+    if name != path.name:
+        raise ValueError(f"{path} is a copy of {name}; delete it, or its pairs would count twice")
+    if (size := path.stat().st_size) != bytes_:
+        raise ValueError(
+            f"{path} must have {bytes_} bytes, has {size}: it is damaged; delete it with its mark and run"
+            " `ip2p pairs` again"
+        )
+
+
+def candidate_shards(folder: Path) -> list[Path]:
+    """Whole candidate shards of a folder, in order.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: a shard is cut off, damaged, a copy, or not of this run.
+    """
+    found = sorted(folder.glob("candidates-*.parquet"))
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} must hold candidates-*.parquet, found none; make them with `ip2p pairs`"
+        )
+    for path in found:
+        check_shard(path)
+    return found
+
+
+def shard_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a Parquet file of ours, a group at a time, pages held against their checksums.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(GROUP, columns=columns and list(columns)):
+                yield batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} must be whole, but reading it failed ({reason}); delete it and run again"
+        ) from error
+
+
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """All rows of a Parquet file of ours.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return [row for group in shard_groups(path, columns) for row in group]
+
+
+def claim_folder(folder: Path, configuration: dict[str, Any], record: str = "run.json") -> None:
+    """Write the folder's run record, or check that it was made by this very configuration.
+
+    Raises:
+        ValueError: the folder holds results of another configuration, or cannot be written.
+    """
+    mark = storage.fingerprint(configuration)
+    path = folder / record
+    if path.exists():
+        found = storage.read_json(path)["config"].get("fingerprint")
+        if found != mark:
+            raise ValueError(
+                f"{folder} holds results of another configuration ({found}, not {mark}); choose an empty"
+                " folder, or delete it to start over"
+            )
+        return
+    try:
+        storage.record_run(folder, {**configuration, "fingerprint": mark}, record)
+    except OSError as error:
+        raise ValueError(f"the output folder must be writable, but {folder} is not: {error}") from error

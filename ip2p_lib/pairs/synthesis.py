@@ -1,0 +1,205 @@
+"""Make all candidates of all triplets: unit by unit, resumable, and early where that was asked for."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ip2p_lib import images, records, storage
+from ip2p_lib.backbone import Backbone
+from ip2p_lib.pairs.candidates import Candidate, blocks, draw_candidates
+from ip2p_lib.pairs.sampling import Hopeless, pair_latents
+from ip2p_lib.pairs.shards import claim_folder, is_committed, shard_path, writing_shard
+from ip2p_lib.presets import PairConfig
+from ip2p_lib.records import Triplet
+
+
+class Critic(Protocol):
+    """Judges pairs while they are made; what it is goes on record in `settings`."""
+
+    settings: dict[str, Any]
+
+    def __call__(
+        self, candidates: Sequence[Candidate], before: Tensor, after: Tensor, slack: float = 0.0
+    ) -> list[bool]:
+        """Whether the pairs, pictures (K, 3, H, W) in [-1, 1], pass with thresholds lowered by `slack`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What has been made so far. Candidates that early stopping spared count as made."""
+
+    candidates: int
+    total: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one worker makes in one go: the triplets of one shard."""
+
+    number: int
+    triplets: Sequence[Triplet]
+
+
+def units_of(triplets: Sequence[Triplet], config: PairConfig) -> list[Unit]:
+    """Cut triplets into units; a triplet's unit depends on its place in the list alone."""
+    return [Unit(i, group) for i, group in enumerate(blocks(triplets, config.triplets_per_shard))]
+
+
+@dataclass
+class _Triplets:
+    """Which triplets of a unit still need candidates."""
+
+    config: PairConfig
+    hits: dict[str, int] = field(default_factory=dict)
+    misses: dict[str, int] = field(default_factory=dict)  # since the last hit
+
+    def done(self, triplet: Triplet) -> bool:
+        hits, misses = self.hits.get(triplet.id, 0), self.misses.get(triplet.id, 0)
+        enough, hopeless = self.config.stop_after_hits, self.config.give_up_after
+        return (enough is not None and hits >= enough) or (hopeless is not None and misses >= hopeless)
+
+    def note(self, triplet: Triplet, passed: bool) -> None:
+        self.hits[triplet.id] = self.hits.get(triplet.id, 0) + passed
+        self.misses[triplet.id] = 0 if passed else self.misses.get(triplet.id, 0) + 1
+
+
+def make_unit(
+    unit: Unit, backbone: Backbone, config: PairConfig, folder: Path, critic: Critic | None = None
+) -> Iterator[int]:
+    """Make a unit's candidates and commit its shard; yields how many are done or spared after each batch.
+
+    The shard is a function of the unit, the configuration and the models, not of who makes it or when.
+    """
+    pending = [c for t in unit.triplets for c in draw_candidates(t, config)]
+    if config.stops_early:  # every triplet's first candidates come first; forks stay together
+        pending.sort(key=lambda c: c.index // config.thresholds_per_seed)
+    total, sampled, state = len(pending), 0, _Triplets(config)
+    with writing_shard(shard_path(folder, unit.number)) as shard:
+        while pending:
+            batch, pending = pending[: config.batch_size], pending[config.batch_size :]
+            sampled += len(batch)
+            shard.add(_batch_rows(backbone, batch, config, critic, state))
+            pending = [c for c in pending if not state.done(c.triplet)]
+            yield total - len(pending)
+        shard.note = {"candidates": total, "sampled": sampled}
+
+
+def _batch_rows(
+    backbone: Backbone,
+    batch: Sequence[Candidate],
+    config: PairConfig,
+    critic: Critic | None,
+    state: _Triplets,
+) -> Iterator[dict[str, Any]]:
+    hopeless = _preview(backbone, batch, config, critic) if critic and config.preview_at else None
+    latents = pair_latents(
+        backbone,
+        batch,
+        num_inference_steps=config.num_inference_steps,
+        size=config.resolution,
+        hopeless=hopeless,
+    )
+    alive = ~latents[0].flatten(1).isnan().any(1).cpu()
+    made = [c for c, is_alive in zip(batch, alive.tolist(), strict=True) if is_alive]
+    before, after = (backbone.decode_latents(z[alive.to(z.device)]) if made else z[:0] for z in latents)
+    verdicts = iter(critic(made, before, after) if critic and made else [False] * len(made))
+    pictures = zip(images.to_pictures(before), images.to_pictures(after), strict=True)
+    for candidate, is_alive in zip(batch, alive.tolist(), strict=True):
+        pair, passed = (next(pictures), next(verdicts)) if is_alive else (None, False)
+        if state.done(candidate.triplet):
+            continue  # made beyond the end only because it shared a batch: results must not depend on that
+        state.note(candidate.triplet, passed)
+        if pair is not None:
+            yield _row(candidate, *pair)
+
+
+def _preview(backbone: Backbone, batch: Sequence[Candidate], config: PairConfig, critic: Critic) -> Hopeless:
+    """Once, early on, decode what the sampler expects to arrive at, and drop what is far from passing."""
+    at = max(round((config.preview_at or 0) * config.num_inference_steps), 1) - 1
+
+    def hopeless(step: int, before: Tensor, after: Tensor) -> Tensor:
+        if step != at:
+            return torch.zeros(len(before), dtype=torch.bool)
+        first, second = (backbone.decode_latents(z) for z in (before, after))
+        return ~torch.tensor(critic(batch, first, second, slack=config.preview_slack))
+
+    return hopeless
+
+
+def _row(candidate: Candidate, first: Any, second: Any) -> dict[str, Any]:
+    triplet = candidate.triplet
+    name = f"{triplet.id}/{candidate.index}-{candidate.seed}"
+    return {
+        records.TRIPLET_ID: triplet.id,
+        records.CANDIDATE: candidate.index,
+        records.ORIGINAL_PROMPT: triplet.input,
+        records.ORIGINAL_IMAGE: {"bytes": images.png_bytes(first), "path": f"{name}_0.png"},
+        records.EDIT_PROMPT: triplet.edit,
+        records.EDITED_PROMPT: triplet.output,
+        records.EDITED_IMAGE: {"bytes": images.png_bytes(second), "path": f"{name}_1.png"},
+        records.SEED: candidate.seed,
+        records.P2P_THRESHOLD: candidate.p2p_threshold,
+        records.CFG_SCALE: candidate.cfg_scale,
+        records.SOURCE: json.dumps(dict(triplet.source)),
+    }
+
+
+def claim_run(
+    triplets: Sequence[Triplet], model: str, config: PairConfig, folder: Path, critic: Critic | None = None
+) -> list[Unit]:
+    """Claim a folder for a run and return its units.
+
+    Raises:
+        ValueError: the folder holds results of another configuration; two triplets share an id; or the
+            configuration stops early and there is no critic.
+    """
+    if config.stops_early and critic is None:
+        raise ValueError(
+            "a configuration that stops early needs a critic, see filtering.ClipCritic; got none"
+        )
+    ids = [t.id for t in triplets]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise ValueError(f"every triplet must have an id of its own, but {twice!r} occurs more than once")
+    digest = storage.fingerprint([t.as_row() for t in triplets])
+    judged = {"critic": critic.settings} if critic and config.stops_early else {}
+    claim_folder(folder, {"stage": "pairs", **asdict(config), "model": model, "triplets": digest, **judged})
+    return units_of(triplets, config)
+
+
+def synthesise(
+    triplets: Sequence[Triplet],
+    backbone: Backbone,
+    config: PairConfig,
+    folder: Path,
+    *,
+    critic: Critic | None = None,
+) -> Iterator[Progress]:
+    """Make every candidate of every triplet, in shards `candidates-00000.parquet` and on.
+
+    A shard appears whole or not at all, and its mark after it; shards with a mark are not made again, so a
+    killed run continues where it stopped and a finished one returns at once.
+
+    Args:
+        critic: judges pairs as they are made, for the options of `config` that stop early.
+
+    Raises:
+        ValueError: as `claim_run`; or the disk is full.
+    """
+    total, done, reused = len(triplets) * config.candidates_per_triplet, 0, 0
+    for unit in claim_run(triplets, backbone.name, config, folder, critic):
+        count = len(unit.triplets) * config.candidates_per_triplet
+        if is_committed(shard_path(folder, unit.number)):
+            reused += count
+            yield Progress(done + count, total, reused)
+        else:
+            for made in make_unit(unit, backbone, config, folder, critic if config.stops_early else None):
+                yield Progress(done + made, total, reused)
+        done += count
