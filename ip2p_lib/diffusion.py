@@ -77,7 +77,7 @@ class Step:
     index: int  # 0-based
     count: int
     sigma: float  # noise level the step ended at
-    latents: Tensor  # (B, C, h, w), sigma-scaled: clean latents plus sigma times noise
+    latents: Tensor  # (B, C, h, w), clean latents plus sigma times noise; changed in place, sampling goes on from it
     denoised: Tensor  # the sampler's estimate of the clean latents, same shape
 
 

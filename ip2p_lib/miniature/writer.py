@@ -57,7 +57,7 @@ class WriterRecipe:
     layers: int = 4
     vocabulary: int = 1_100
     batch_size: int = 32
-    steps: int = 18_000
+    steps: int = 15_000
     learning_rate: float = 2e-3
     seed: int = 15
 

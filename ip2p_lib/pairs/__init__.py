@@ -14,6 +14,7 @@ from ip2p_lib.pairs.shards import (
     writing_shard,
 )
 from ip2p_lib.pairs.synthesis import Critic, Progress, Unit, claim_run, make_unit, synthesise, units_of
+from ip2p_lib.pairs.words import WordStep, word_pair_steps
 
 __all__ = [
     "PAIR_SCHEMA",
@@ -21,6 +22,7 @@ __all__ = [
     "Critic",
     "Progress",
     "Unit",
+    "WordStep",
     "blocks",
     "candidate_shards",
     "claim_folder",
@@ -36,5 +38,6 @@ __all__ = [
     "shard_path",
     "synthesise",
     "units_of",
+    "word_pair_steps",
     "writing_shard",
 ]

@@ -1,0 +1,74 @@
+"""Pairs by the word-level prompt-to-prompt of Hertz et al. 2022, with the sampler and noise of the others."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ip2p_lib.attention import AttentionMaps, LocalBlend, WordControl, WordEdit, word_attention
+from ip2p_lib.backbone import Backbone
+from ip2p_lib.diffusion import euler_ancestral
+from ip2p_lib.guidance import single_guidance
+
+
+@dataclass(frozen=True, slots=True)
+class WordStep:
+    """State of S pairs after a step."""
+
+    index: int
+    before: Tensor  # (S, C, h, w)
+    after: Tensor  # (S, C, h, w)
+    mask: Tensor | None  # (S, 1, h, w), where a local blend lets them differ
+
+
+@torch.no_grad()
+def word_pair_steps(
+    backbone: Backbone,
+    source: str,
+    target: str,
+    edit: WordEdit,
+    *,
+    seeds: Sequence[int],
+    guidance_scale: float,
+    num_inference_steps: int,
+    size: int,
+    self_span: tuple[float, float] = (0.0, 0.4),
+    blend: LocalBlend | None = None,
+    maps: AttentionMaps | None = None,
+) -> Iterator[WordStep]:
+    """Sample one pair of captions from S seeds, yielding after every step; the last holds the result.
+
+    Args:
+        edit: from `attention.replacement` or `attention.refinement`, reweighted and rescheduled as wanted.
+        size: side of the pictures in pixels.
+        self_span: shares of the steps between which self-attention follows too, at 16 x 16 places at most.
+        blend: keep the source outside what some words look at.
+        maps: filled with the cross-attention of S sources and then S targets.
+
+    Source: google/prompt-to-prompt: main.py and ptp_utils.py, with Euler ancestral steps in place of DDIM.
+    """
+    count, device = len(seeds), backbone.device
+    if blend is not None and maps is None:
+        maps = AttentionMaps(blend.side)
+    states = backbone.encode_text(["", source, target])[[0] * 2 * count + [1] * count + [2] * count]
+    control = WordControl(edit, num_inference_steps, self_span, maps=maps)
+
+    def predict(scaled: Tensor, timestep: Tensor, step: int) -> Tensor:
+        control.step = step
+        doubled = torch.cat([scaled, scaled]).to(backbone.unet.dtype)
+        uncond, cond = backbone.unet(doubled, timestep, states).sample.chunk(2)
+        return single_guidance(cond.float(), uncond.float(), guidance_scale)
+
+    side = size // backbone.factor
+    with word_attention(backbone.unet, control):
+        for state in euler_ancestral(
+            predict, backbone.scheduler, seeds=[*seeds, *seeds], shape=(backbone.latent_channels, side, side),
+            num_inference_steps=num_inference_steps, device=device,
+        ):  # fmt: skip
+            before, after = state.latents.chunk(2)
+            mask = None
+            if blend is not None and maps is not None and state.index >= blend.start * num_inference_steps:
+                mask = blend.mask(maps, (side, side))
+                after.copy_(before + mask * (after - before))  # the sampler goes on from here
+            yield WordStep(state.index, before, after, mask)
