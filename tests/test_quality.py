@@ -9,7 +9,7 @@ from ip2p_lib import storage
 from ip2p_lib.course.whole_game import course_sentence
 from ip2p_lib.miniature.cards import write_cards
 from ip2p_lib.miniature.gallery import draw_gallery
-from ip2p_lib.quality import GOALS, Goal, measure_all, quality_table, replace_block
+from ip2p_lib.quality import GOALS, Goal, filter_tables, measure_all, quality_table, replace_block
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"
@@ -32,6 +32,14 @@ def test_the_readme_shows_the_measured_table():
 
 def test_the_readme_states_the_measured_minutes_and_memory():
     assert course_sentence(storage.read_json(RESULTS / "course.json")) in (ROOT / "README.md").read_text()
+
+
+def test_the_page_on_filtering_shows_the_measured_tables():
+    page = (ROOT / "docs" / "filtering.md").read_text()
+    tables = filter_tables(storage.read_json(RESULTS / "filter.json"))
+    assert len(tables) == 6
+    for name, table in tables.items():
+        assert f"<!-- {name} -->\n\n{table}\n\n<!-- /{name} -->" in page, f"{name}: run `ip2p study-filter`"
 
 
 def test_cards_are_those_the_records_give(tmp_path):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ip2p_lib.attention.maps import AttentionMaps
 from ip2p_lib.attention.sharing import self_attention_layers
-from ip2p_lib.attention.words import WordEdit
+from ip2p_lib.attention.words import Span, WordEdit, checked_span
 
 
 @dataclass
@@ -28,19 +28,25 @@ class WordControl:
     Unlike the sharing that made InstructPix2Pix's data, only the conditional half is edited, self-attention
     follows in layers of at most `max_self_queries` places, and while
     int(N * a) <= step < int(N * b) for `self_span` (a, b).
+
+    Raises:
+        ValueError: `self_span` does not lie in [0, 1].
     """
 
     edit: WordEdit
     num_inference_steps: int
-    self_span: tuple[float, float] = (0.0, 0.4)
+    self_span: Span = (0.0, 0.4)
     max_self_queries: int = 256
     maps: AttentionMaps | None = None
     step: int = 0
 
+    def __post_init__(self) -> None:
+        checked_span(self.self_span)
+
     @property
     def shares_self(self) -> bool:
         """Whether self-attention follows the source at this step."""
-        low, high = (int(self.num_inference_steps * share) for share in self.self_span)
+        low, high = (int(self.num_inference_steps * share) for share in checked_span(self.self_span))
         return low <= self.step < high
 
 
@@ -84,23 +90,24 @@ class _FollowingCross:
         taken, own = (
             w.to(v) for w in self._control.edit.weights(self._control.step, self._control.num_inference_steps)
         )
-        parts = [_attend(attn, *rows) for rows in zip(q.chunk(4), k.chunk(4), v.chunk(4), strict=True)]
-        values = v.chunk(4)[3]
-        follow = _attend(attn, q.chunk(4)[2], k.chunk(4)[2], taken @ values)
-        parts[3] = follow + _attend(attn, q.chunk(4)[3], k.chunk(4)[3], own[:, None] * values)
-        if self._control.maps is not None:
-            self._record(attn, q, k, taken, own)
-        return _out(attn, torch.cat(parts))
-
-    def _record(self, attn: Attention, q: Tensor, k: Tensor, taken: Tensor, own: Tensor) -> None:
+        count = len(v) // 4
+        rest, source, target = slice(3 * count), slice(2 * count, 3 * count), slice(3 * count, None)
+        followed = _attend(attn, q[source], k[source], taken @ v[target])
+        followed = followed + _attend(attn, q[target], k[target], own[:, None] * v[target])
+        mixed = torch.cat([_attend(attn, q[rest], k[rest], v[rest]), followed])
         maps = self._control.maps
-        if maps is None or q.shape[2] != maps.side**2:
-            return
-        source, target = (
-            (attn.scale * a @ b.transpose(-1, -2)).softmax(-1)
-            for a, b in zip(q.chunk(4)[2:], k.chunk(4)[2:], strict=True)
-        )
-        maps.add(torch.cat([source, source @ taken + target * own]))
+        if maps is not None and q.shape[2] == maps.side**2:
+            maps.add(_edited_maps(attn, q, k, taken, own))
+        return _out(attn, mixed)
+
+
+def _edited_maps(attn: Attention, q: Tensor, k: Tensor, taken: Tensor, own: Tensor) -> Tensor:
+    """Maps of the sources and, as edited, of the targets, (2 S, heads, N, T), in float32."""
+    queries, keys = (t.float().chunk(4)[2:] for t in (q, k))
+    source, target = (
+        (attn.scale * a @ b.transpose(-1, -2)).softmax(-1) for a, b in zip(queries, keys, strict=True)
+    )
+    return torch.cat([source, source @ taken.float() + target * own.float()])
 
 
 @contextmanager
@@ -111,13 +118,14 @@ def word_attention(unet: UNet2DConditionModel, control: WordControl) -> Iterator
         ValueError: the UNet lacks self- or cross-attention layers to hook.
     """
     before = dict(unet.attn_processors)
-    own = set(self_attention_layers(unet))
-    if not own or own == set(before):
-        missing = "cross" if own else "self"
-        raise ValueError(
-            f"prompt-to-prompt must hook {missing}-attention layers, {type(unet).__name__} has none"
-        )
-    unet.set_attn_processor({n: (_FollowingSelf if n in own else _FollowingCross)(control) for n in before})
+    own = {name: _FollowingSelf(control) for name in self_attention_layers(unet)}
+    cross = {name: _FollowingCross(control) for name in before if ".attn2." in name}
+    for kind, hooked in (("self", own), ("cross", cross)):
+        if not hooked:
+            raise ValueError(
+                f"prompt-to-prompt must hook {kind}-attention layers, {type(unet).__name__} has none"
+            )
+    unet.set_attn_processor({**before, **own, **cross})
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ class AttentionMaps:
         self.count += 1
 
     def of_tokens(self, positions: Sequence[int]) -> Tensor:
-        """Mean map of a word's tokens taken together, (rows, side, side), in [0, 1].
+        """Mean map of a word's tokens taken together, (rows, side, side), in [0, 1] unless reweighted.
 
         Raises:
             ValueError: no layer had this resolution.
@@ -47,7 +47,10 @@ class LocalBlend:
         source_tokens, target_tokens: positions of the words in either caption.
         side: resolution of the maps; a quarter of the latents' in Stable Diffusion at 512 pixels.
         threshold: share of a map's maximum from which a place belongs to the word.
-        start: share of the steps before which nothing is blended.
+        start: share of the steps before which nothing is blended, int(N * start) of them.
+
+    Raises:
+        ValueError: a caption's words have no tokens, or a share lies outside [0, 1].
 
     Source: google/prompt-to-prompt: prompt-to-prompt_stable.ipynb, LocalBlend.
     """
@@ -58,11 +61,21 @@ class LocalBlend:
     threshold: float = 0.3
     start: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("source_tokens", "target_tokens"):
+            if not len(getattr(self, name)):
+                raise ValueError(
+                    f"LocalBlend.{name} must name at least one token, see `positions_of`; got none"
+                )
+        for name in ("threshold", "start"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"LocalBlend.{name} is a share and must lie in [0, 1], got {share}")
+
     def mask(self, maps: AttentionMaps, size: tuple[int, int]) -> Tensor:
         """Where the target may differ, (S, 1, *size) of 0 and 1, from maps of S sources and then S targets."""
         source = maps.of_tokens(self.source_tokens).chunk(2)[0]
         target = maps.of_tokens(self.target_tokens).chunk(2)[1]
         grown = F.max_pool2d(torch.stack([source, target], 1), 3, stride=1, padding=1)
         resized = F.interpolate(grown, size=size)
-        relative = resized / resized.amax((2, 3), keepdim=True)
-        return (relative > self.threshold).any(1, keepdim=True).float()
+        most = resized.amax((2, 3), keepdim=True)  # no quotient: a word weighted to nothing is nowhere
+        return (resized > self.threshold * most).any(1, keepdim=True).float()

@@ -6,6 +6,7 @@ it is here to compare, and to change one picture by changing its words.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 Span = float | tuple[float, float]  # share of the steps: up to it, or from and to
+PUNCTUATION = ".,;:!?\"'()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class WordEdit:
     mapper: Tensor  # (T, T), rows: source tokens, columns: target tokens
     follows: Tensor  # (T,), 1 where the target's token has a source
     equalizer: Tensor  # (T,)
-    spans: Tensor  # (T, 2), shares of the steps between which the edit of each target token is on
+    spans: Tensor  # (T, 2), shares of the steps between which the edit of each target token is on, in float64
 
     def weights(self, step: int, num_inference_steps: int) -> tuple[Tensor, Tensor]:
         """Weights (T, T) on the source's map and (T,) on the target's own at a step counted from 0.
@@ -35,32 +37,36 @@ class WordEdit:
 
         Source: google/prompt-to-prompt: ptp_utils.py, get_time_words_attention_alpha.
         """
-        low, high = (self.spans * (num_inference_steps + 1) + 1e-6).int().T
+        low, high = (self.spans.double() * (num_inference_steps + 1)).int().T
         on = ((low <= step) & (step < high)).float()
         taken = on * self.equalizer * self.follows
         return self.mapper * taken, on * self.equalizer * (1 - self.follows) + 1 - on
 
 
 def word_tokens(tokenizer: CLIPTokenizer, text: str) -> list[list[int]]:
-    """Positions of each space-separated word's tokens; position 0 is the start token.
+    """Positions of the tokens of each of `text.split()`; position 0 is the start token.
 
     Raises:
-        ValueError: the text is longer than the encoder reads.
+        ValueError: the text is longer than the encoder reads, or its tokens are not those of its words.
     """
-    positions, at = [], 1
-    for word in text.split(" "):
-        count = len(tokenizer(word).input_ids) - 2
-        positions.append(list(range(at, at + count)))
-        at += count
-    if at >= tokenizer.model_max_length:
+    words = [tokenizer(word).input_ids[1:-1] for word in text.split()]
+    ends = list(accumulate(map(len, words), initial=1))
+    if ends[-1] >= tokenizer.model_max_length:
         raise ValueError(
             f"a caption to edit word by word must have fewer than {tokenizer.model_max_length - 1} tokens,"
-            f" got {at - 1}: {text!r}"
+            f" got {ends[-1] - 1}: {text!r}"
         )
-    return positions
+    if tokenizer(text).input_ids[1:-1] != [token for word in words for token in word]:
+        raise ValueError(
+            f"a caption must have the tokens of its words, but {text!r} is cut otherwise; put plain spaces"
+            " between its words"
+        )
+    return [list(range(low, high)) for low, high in pairwise(ends)]
 
 
-def replacement(tokenizer: CLIPTokenizer, source: str, target: str, *, until: Span = 0.8) -> WordEdit:
+def replacement(
+    tokenizer: CLIPTokenizer, source: str, target: str, *, until: Span | Mapping[str, Span] = 0.8
+) -> WordEdit:
     """Swap words one for one: each word of the target attends where the source's word in its place did.
 
     The tokens of a word that became longer or shorter share the map of the old word evenly. Deviation: in
@@ -68,11 +74,11 @@ def replacement(tokenizer: CLIPTokenizer, source: str, target: str, *, until: Sp
     keep their partners.
 
     Raises:
-        ValueError: the captions differ in their number of words.
+        ValueError: the captions differ in their number of words, or as `word_tokens` and `scheduled`.
 
     Source: google/prompt-to-prompt: seq_aligner.py, get_replacement_mapper.
     """
-    old, new = source.split(" "), target.split(" ")
+    old, new = word_tokens(tokenizer, source), word_tokens(tokenizer, target)
     if len(old) != len(new):
         raise ValueError(
             "to replace words, both captions must have as many; got"
@@ -81,7 +87,7 @@ def replacement(tokenizer: CLIPTokenizer, source: str, target: str, *, until: Sp
     mapper = torch.zeros(tokenizer.model_max_length, tokenizer.model_max_length)
     mapper[0, 0] = 1
     i = j = 1
-    for before, after in zip(word_tokens(tokenizer, source), word_tokens(tokenizer, target), strict=True):
+    for before, after in zip(old, new, strict=True):
         if len(before) == len(after):
             mapper[before, after] = 1
         else:
@@ -118,13 +124,18 @@ def align(source: Sequence[int], target: Sequence[int]) -> list[int]:
     return partners
 
 
-def refinement(tokenizer: CLIPTokenizer, source: str, target: str, *, until: Span = 0.8) -> WordEdit:
+def refinement(
+    tokenizer: CLIPTokenizer, source: str, target: str, *, until: Span | Mapping[str, Span] = 0.8
+) -> WordEdit:
     """Add, drop or change words: what both captions have in common keeps the source's maps.
+
+    Raises:
+        ValueError: as `word_tokens` and `scheduled`.
 
     Source: google/prompt-to-prompt: seq_aligner.py, get_refinement_mapper.
     """
-    old, new = tokenizer(source).input_ids, tokenizer(target).input_ids
     word_tokens(tokenizer, source), word_tokens(tokenizer, target)  # refuses what is too long
+    old, new = tokenizer(source).input_ids, tokenizer(target).input_ids
     length = tokenizer.model_max_length
     mapper, follows = torch.zeros(length, length), torch.zeros(length)
     partners = [*align(old, new), *range(len(new), length)]  # padding keeps its place
@@ -137,7 +148,7 @@ def refinement(tokenizer: CLIPTokenizer, source: str, target: str, *, until: Spa
 def _edit(
     tokenizer: CLIPTokenizer, target: str, mapper: Tensor, follows: Tensor, until: Span | Mapping[str, Span]
 ) -> WordEdit:
-    edit = WordEdit(mapper, follows, torch.ones(len(mapper)), torch.zeros(len(mapper), 2))
+    edit = WordEdit(mapper, follows, torch.ones(len(mapper)), torch.zeros(len(mapper), 2).double())
     return scheduled(edit, tokenizer, target, until)
 
 
@@ -151,34 +162,38 @@ def scheduled(
     """
     by_word = dict(until) if isinstance(until, Mapping) else {"default_": until}
     spans = edit.spans.clone()
-    spans[:] = torch.tensor(_span(by_word.pop("default_", (0.0, 1.0))))
+    spans[:] = torch.tensor(checked_span(by_word.pop("default_", (0.0, 1.0))), dtype=spans.dtype)
     for word, span in by_word.items():
-        spans[positions_of(tokenizer, target, word)] = torch.tensor(_span(span))
+        spans[positions_of(tokenizer, target, word)] = torch.tensor(checked_span(span), dtype=spans.dtype)
     return replace(edit, spans=spans)
 
 
-def _span(span: Span) -> tuple[float, float]:
-    low, high = span if isinstance(span, tuple) else (0.0, span)
+def checked_span(span: Span) -> tuple[float, float]:
+    """Beginning and end of a span of steps.
+
+    Raises:
+        ValueError: a share lies outside [0, 1], or the end before the beginning.
+    """
+    low, high = span if isinstance(span, Sequence) else (0.0, span)
     if not 0 <= low <= high <= 1:
         raise ValueError(f"a span of steps must lie in [0, 1] and run upwards, got {span}")
     return float(low), float(high)
 
 
 def positions_of(tokenizer: CLIPTokenizer, text: str, word: str) -> list[int]:
-    """Token positions of every occurrence of a word; punctuation glued to it does not hide it.
+    """Token positions of every occurrence of a word; neither case nor punctuation glued to it hides it.
 
     Raises:
         ValueError: the word does not occur.
     """
-    words = text.split(" ")
     found = [
         position
-        for w, span in zip(words, word_tokens(tokenizer, text), strict=True)
-        for position in span
-        if w == word or w.strip(".,;:!?\"'()") == word
+        for each, positions in zip(text.lower().split(), word_tokens(tokenizer, text), strict=True)
+        for position in positions
+        if word and word.lower() in (each, each.strip(PUNCTUATION))
     ]
     if not found:
-        raise ValueError(f"{word!r} must be a word of {text!r}")
+        raise ValueError(f"{word!r} must be one word of {text!r}")
     return found
 
 
@@ -187,7 +202,7 @@ def reweighted(
 ) -> WordEdit:
     """The same edit with some words' attention made stronger or weaker; maps are not renormalised.
 
-    Source: google/prompt-to-prompt: main.py, AttentionReweight.
+    Source: google/prompt-to-prompt: prompt-to-prompt_stable.ipynb, AttentionReweight.
     """
     equalizer = edit.equalizer.clone()
     for word, factor in factors.items():

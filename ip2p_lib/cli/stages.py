@@ -36,6 +36,26 @@ def pairs(
     model: Annotated[str | None, typer.Option(help="Text-to-image model: folder or hub id")] = None,
     candidates: Annotated[int | None, typer.Option(help="Candidates per triplet")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampler steps")] = None,
+    thresholds_per_seed: Annotated[
+        int | None, typer.Option(help="Candidates that fork off one source picture, each with its threshold")
+    ] = None,
+    stop_after_hits: Annotated[
+        int | None, typer.Option(help="End a triplet after so many candidates that pass the filter")
+    ] = None,
+    give_up_after: Annotated[
+        int | None, typer.Option(help="End a triplet after so many in a row that do not pass")
+    ] = None,
+    preview_at: Annotated[
+        float | None, typer.Option(help="At this share of the steps, drop what is far from passing")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="in-process, or ray: many workers, which also score")
+    ] = "in-process",
+    workers: Annotated[int, typer.Option(help="Processes that make pairs, with engine ray")] = 1,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(help="GPUs, or a part of one, for each worker; by default 1 if there are any"),
+    ] = None,
     seed: int = 0,
 ) -> None:
     """Make candidate picture pairs by prompt-to-prompt."""
@@ -43,23 +63,28 @@ def pairs(
 
     from tqdm import tqdm
 
-    from ip2p_lib import backbone as models
-    from ip2p_lib.pairs import synthesise
+    from ip2p_lib.engines import make_pairs
     from ip2p_lib.presets import preset as find
     from ip2p_lib.records import read_triplets
 
     chosen = find(preset)
-    config = replace(
-        chosen.pairs, seed=seed, **given(candidates_per_triplet=candidates, num_inference_steps=steps)
+    options = given(
+        candidates_per_triplet=candidates,
+        num_inference_steps=steps,
+        thresholds_per_seed=thresholds_per_seed,
+        stop_after_hits=stop_after_hits,
+        give_up_after=give_up_after,
+        preview_at=preview_at,
     )
+    config = replace(chosen.pairs, seed=seed, **options)
     rows = list(read_triplets(triplets))
     writable(out)
     quiet()
-    device, dtype, _ = models.pick_device()
-    manifest = "" if model else chosen.manifest
-    base = models.load_backbone(model or chosen.text_to_image, manifest=manifest, device=device, dtype=dtype)
+    making = make_pairs(
+        rows, config, out, chosen, model, engine=engine, workers=workers, gpus_per_worker=gpus_per_worker
+    )
     with tqdm(total=len(rows) * config.candidates_per_triplet, unit="pair") as bar:
-        for progress in synthesise(rows, base, config, out):
+        for progress in making:
             bar.update(progress.candidates - bar.n)
     typer.echo(f"candidates in {out}")
 

@@ -82,3 +82,24 @@ def quality(
         typer.echo(line)
     if readme is not None:
         replace_block(readme, "quality", quality_table(storage.read_json(out / "quality.json")))
+
+
+@app.command()
+@one_line_errors
+def study_filter(
+    out: Annotated[Path, typer.Option("--out", help="Where filter.json goes")] = Path("data/results"),
+    triplets: Annotated[int, typer.Option(help="Held-out triplets, four candidates each")] = 192,
+    page: Annotated[Path | None, typer.Option(help="Page whose tables to renew")] = None,
+) -> None:
+    """Hold the CLIP filter, forks and early stopping against the truth, and write filter.json."""
+    from ip2p_lib import storage
+    from ip2p_lib.presets import MINIATURE
+    from ip2p_lib.quality import filter_tables, replace_block, study_filter
+
+    writable(out)
+    quiet()
+    for line in study_filter(MINIATURE, out / "filter.json", triplets):
+        typer.echo(line)
+    if page is not None:
+        for name, table in filter_tables(storage.read_json(out / "filter.json")).items():
+            replace_block(page, name, table)

@@ -90,6 +90,24 @@ def drawn(figure: Any, alt: str) -> Shown:
     return Shown(Image.open(buffer).convert("RGB"), alt)
 
 
+def browse(shown: Mapping[str, Shown], name: str) -> Any:
+    """A slider over pictures made beforehand, so that it answers at once; the label says what is shown.
+
+    Raises:
+        ValueError: there is nothing to show.
+    """
+    import ipywidgets
+
+    if not shown:
+        raise ValueError(f"a slider over {name} needs at least one picture, got none")
+    slider = ipywidgets.SelectionSlider(
+        options=list(shown), description=name, layout={"width": "95%"}, style={"description_width": "initial"}
+    )
+    view = ipywidgets.HTML(shown[slider.value]._repr_html_())
+    slider.observe(lambda change: setattr(view, "value", shown[change["new"]]._repr_html_()), names="value")
+    return ipywidgets.VBox([slider, view])
+
+
 def save_picture(image: Image.Image, path: Path) -> None:
     """Write a PNG, whole or not at all."""
     with storage.atomic_file(path) as partial:

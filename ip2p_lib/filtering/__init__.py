@@ -1,6 +1,7 @@
 """Stage three, candidates to a dataset: CLIP scores, selection over stored scores, and what is kept."""
 
 from ip2p_lib.filtering.export import KEPT_SCHEMA, export_kept
+from ip2p_lib.filtering.original import read_original, write_original
 from ip2p_lib.filtering.scoring import (
     ClipCritic,
     claim_scores,
@@ -23,6 +24,7 @@ __all__ = [
     "export_kept",
     "passes",
     "read_features",
+    "read_original",
     "read_scores",
     "score",
     "score_shard",
@@ -30,4 +32,5 @@ __all__ = [
     "select",
     "shard_pictures",
     "thresholds_at_quantiles",
+    "write_original",
 ]

@@ -9,6 +9,7 @@ import pyarrow as pa
 from ip2p_lib import records, storage
 from ip2p_lib.filtering.scoring import read_scores
 from ip2p_lib.pairs import PAIR_SCHEMA, candidate_shards, image_schema, shard_groups, writing_shard
+from ip2p_lib.pairs.shards import needing_room, recorded
 from ip2p_lib.presets import FilterConfig
 
 KEPT_SCHEMA = image_schema(
@@ -25,8 +26,11 @@ def check_replaceable(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     run = out / "run.json"
-    if not run.is_file() or storage.read_json(run).get("config", {}).get("stage") != "filter":
+    if not run.is_file() or recorded(run).get("stage") != "filter":
         raise ValueError(f"{out} holds something else than kept pairs; choose an empty folder")
+    for path in out.iterdir():
+        if path.name not in (run.name, ".latents") and not path.match("pairs-*.parquet"):
+            raise ValueError(f"{out} holds something else than kept pairs, {path.name}; move it elsewhere")
 
 
 def export_kept(folder: Path, kept: Sequence[tuple[str, int]], out: Path, config: FilterConfig) -> int:
@@ -35,7 +39,8 @@ def export_kept(folder: Path, kept: Sequence[tuple[str, int]], out: Path, config
     The folder appears whole or not at all.
 
     Raises:
-        ValueError: nothing is kept, or `out` holds something else.
+        ValueError: nothing is kept, a kept pair is not in the folder, `out` holds something else, or the disk
+            is full.
     """
     if not kept:
         raise ValueError(
@@ -44,7 +49,7 @@ def export_kept(folder: Path, kept: Sequence[tuple[str, int]], out: Path, config
     check_replaceable(out)
     wanted, count = set(kept), 0
     scores = {(r[records.TRIPLET_ID], r[records.CANDIDATE]): r for r in read_scores(folder)}
-    with storage.atomic_folder(out) as partial:
+    with needing_room(out), storage.atomic_folder(out) as partial:
         for number, shard in enumerate(candidate_shards(folder)):
             path = partial / f"pairs-{number:05d}.parquet"
             with writing_shard(path, KEPT_SCHEMA) as writer:
@@ -59,5 +64,9 @@ def export_kept(folder: Path, kept: Sequence[tuple[str, int]], out: Path, config
             path.with_suffix(".json").unlink()  # the folder is whole or absent, its shards need no marks
             if not writer.rows:
                 path.unlink()
+        if count < len(wanted):
+            raise ValueError(
+                f"{folder} must hold every kept pair, holds {count} of {len(wanted)}; select from its own scores"
+            )
         storage.record_run(partial, {"stage": "filter", **asdict(config), "kept": count, "of": len(scores)})
     return count

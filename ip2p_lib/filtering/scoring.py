@@ -16,10 +16,12 @@ from ip2p_lib import images, records, storage
 from ip2p_lib.backbone import ClipEncoder
 from ip2p_lib.filtering.selection import SCORE_COLUMNS, passes
 from ip2p_lib.pairs import Candidate, candidate_shards, claim_folder, shard_groups
+from ip2p_lib.pairs.shards import check_shard, needing_room, read_mark
 from ip2p_lib.presets import FilterConfig
 from ip2p_lib.similarity import encode_edits, score_edits, similarities
 
 FEATURES = ("clip_image_0", "clip_image_1")  # unit-length, float16
+CANDIDATES = "candidates"  # metadata of scores: checksum of the shard they belong to
 
 
 def shard_pictures(rows: Sequence[Mapping[str, Any]], column: str) -> Tensor:
@@ -51,22 +53,40 @@ def _score_group(rows: Sequence[Mapping[str, Any]], clip: ClipEncoder) -> list[d
 
 
 def score_shard(shard: Path, clip: ClipEncoder) -> Path:
-    """Score one shard, whole or not at all, a group of rows at a time; returns where the scores lie."""
+    """Score one shard, whole or not at all, a group of rows at a time; returns where the scores lie.
+
+    The scores carry the shard's checksum, so that those of other pictures are never taken for its own.
+
+    Raises:
+        ValueError: the shard is damaged; or the disk is full.
+    """
+    mark = check_shard(shard, every_byte=True)
     schema = pa.schema(
         [
             (records.TRIPLET_ID, pa.string()),
             (records.CANDIDATE, pa.int32()),
             *((n, pa.float64()) for n in records.SIMILARITIES),
             *((n, pa.list_(pa.float16())) for n in FEATURES),
-        ]
+        ],
+        metadata={CANDIDATES: mark["sha256"]},
     )
     with (
+        needing_room(scores_path(shard)),
         storage.atomic_file(scores_path(shard)) as partial,
         pq.ParquetWriter(partial, schema, write_page_checksum=True) as file,
     ):
         for rows in shard_groups(shard):
             file.write_table(pa.Table.from_pylist(_score_group(rows, clip), schema=schema))
     return scores_path(shard)
+
+
+def is_scored(shard: Path) -> bool:
+    """Whether a shard's scores are there, readable, and of its present pictures."""
+    try:
+        metadata = pq.read_schema(scores_path(shard)).metadata or {}
+    except (pa.ArrowException, ValueError, OSError):
+        return False
+    return metadata.get(CANDIDATES.encode()) == str(read_mark(shard)["sha256"]).encode()
 
 
 def claim_scores(folder: Path, clip: ClipEncoder) -> list[Path]:
@@ -76,7 +96,10 @@ def claim_scores(folder: Path, clip: ClipEncoder) -> list[Path]:
         ValueError: the folder's scores are another CLIP's.
     """
     shards = candidate_shards(folder)
-    claim_folder(folder, {"stage": "scores", "clip": clip.mark}, record="scores.json")
+    remedy = "delete scores.json and scores-*.parquet there, and nothing else, to score anew"
+    if not (folder / "scores.json").exists() and any(folder.glob("scores-*.parquet")):
+        raise ValueError(f"{folder} must have scores.json beside its scores, to say whose they are; {remedy}")
+    claim_folder(folder, {"stage": "scores", "clip": clip.mark}, "scores.json", remedy)
     return shards
 
 
@@ -88,16 +111,16 @@ def score(folder: Path, clip: ClipEncoder) -> Iterator[tuple[int, int]]:
     """
     shards = claim_scores(folder, clip)
     for number, shard in enumerate(shards):
-        if not scores_path(shard).exists():
+        if not is_scored(shard):
             score_shard(shard, clip)
         yield number + 1, len(shards)
 
 
 def _score_files(folder: Path) -> list[Path]:
-    found = [scores_path(s) for s in candidate_shards(folder)]
-    if not all(path.exists() for path in found):
+    shards = candidate_shards(folder)
+    if not all(map(is_scored, shards)):
         raise FileNotFoundError(f"{folder} must be scored first; run `ip2p filter`")
-    return found
+    return [scores_path(s) for s in shards]
 
 
 def read_scores(folder: Path) -> list[dict[str, Any]]:
@@ -118,8 +141,9 @@ def read_features(folder: Path) -> tuple[Tensor, Tensor]:
         FileNotFoundError: the folder is not scored yet.
     """
     rows = [row for path in _score_files(folder) for rows in shard_groups(path, FEATURES) for row in rows]
-    first, second = (torch.from_numpy(np.array([r[n] for r in rows], dtype=np.float32)) for n in FEATURES)
-    return first, second
+    shape = (len(rows), -1 if rows else 0)
+    first, second = (np.array([r[n] for r in rows], dtype=np.float32).reshape(shape) for n in FEATURES)
+    return torch.from_numpy(first), torch.from_numpy(second)
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,8 @@ class Builder:
             return
         language = with_adapter(self.pretrained_writer(), MINIATURE.tune)
         texts = writer_stage.rehearsal(language)
-        steps = fine_tune(
-            language, self.seed_triplets, MINIATURE.tune, self.work / "writer-tuned", rehearsal=texts
-        )
+        seeds = writer_stage.weighted(self.seed_triplets)
+        steps = fine_tune(language, seeds, MINIATURE.tune, self.work / "writer-tuned", rehearsal=texts)
         last = self._watch("writer-tuned", steps, MINIATURE.tune.steps, None, asdict(MINIATURE.tune))
         last.ema.swap()
         save_writer(replace(language, model=language.model.half()), self.out / "writer")

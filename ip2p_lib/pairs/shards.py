@@ -15,7 +15,7 @@ from ip2p_lib import records, storage
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what `datasets` reads as Image
 Row = dict[str, Any]
 GROUP = 64  # rows held in memory, and written, together
-NAME = re.compile(r"candidates-\d{5}\.parquet")
+NAME = re.compile(r"candidates-([0-9]{5}|[1-9][0-9]{5,})\.parquet")
 
 
 def image_schema(fields: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
@@ -76,13 +76,29 @@ class ShardWriter:
 
 
 @contextmanager
+def needing_room(path: Path) -> Iterator[None]:
+    """Say in one line why `path` could not be written.
+
+    Raises:
+        ValueError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path.parent} must have room and be writable, but {path.name} could not be written"
+            f" ({error.strerror or error}); what was finished is safe: mend that and run again"
+        ) from error
+
+
+@contextmanager
 def writing_shard(path: Path, schema: pa.Schema = PAIR_SCHEMA) -> Iterator[ShardWriter]:
     """Write a shard and then, as the last thing, its mark: name, rows, bytes, checksum, and the writer's note.
 
     Raises:
         ValueError: the disk is full, or the folder cannot be written.
     """
-    try:
+    with needing_room(path):
         with storage.atomic_file(path) as partial:
             with pq.ParquetWriter(partial, schema, write_page_checksum=True) as file:
                 writer = ShardWriter(file)
@@ -91,11 +107,6 @@ def writing_shard(path: Path, schema: pa.Schema = PAIR_SCHEMA) -> Iterator[Shard
             size, digest = partial.stat().st_size, storage.sha256(partial)
         mark = {"shard": path.name, "rows": writer.rows, "bytes": size, "sha256": digest, **writer.note}
         storage.write_json(path.with_suffix(".json"), mark)
-    except OSError as error:
-        raise ValueError(
-            f"{path.parent} must have room and be writable, but {path.name} could not be written"
-            f" ({error.strerror or error}); what was finished is safe: mend that and run again"
-        ) from error
 
 
 def is_committed(path: Path) -> bool:
@@ -103,25 +114,49 @@ def is_committed(path: Path) -> bool:
     return path.is_file() and path.with_suffix(".json").is_file()
 
 
-def check_shard(path: Path) -> None:
-    """Hold a shard against its mark.
+def read_mark(shard: Path) -> dict[str, Any]:
+    """What a shard's mark says of it.
 
     Raises:
-        ValueError: it was cut off, copied, or its size is not what was written.
+        ValueError: the mark is missing or damaged, or the shard is a copy.
+    """
+    if not is_committed(shard):
+        raise ValueError(
+            f"{shard} has no mark that it is whole; run `ip2p pairs` again to finish it, or delete it if it was"
+            " put there by hand"
+        )
+    path = shard.with_suffix(".json")
+    try:
+        mark = storage.read_json(path)
+        name, _, _ = mark["shard"], mark["bytes"], mark["sha256"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"{path} must be the mark of a shard, but is damaged; delete it and run `ip2p pairs` again"
+        ) from error
+    if name != shard.name:
+        raise ValueError(f"{shard} is a copy of {name}; delete it, or its pairs would count twice")
+    return mark
+
+
+def check_shard(path: Path, *, every_byte: bool = False) -> dict[str, Any]:
+    """Hold a shard against its mark, and return that.
+
+    Args:
+        every_byte: compare checksums too, which reads the whole file.
+
+    Raises:
+        ValueError: it was cut off, copied, or its size or bytes are not what was written.
     """
     if not NAME.fullmatch(path.name):
         raise ValueError(f"{path} is no shard of this folder's run; move it elsewhere")
-    if not is_committed(path):
-        raise ValueError(f"{path} has no mark that it is whole; run `ip2p pairs` again to finish it")
-    mark = storage.read_json(path.with_suffix(".json"))
-    name, bytes_ = (mark.get(k) if isinstance(mark, dict) else None for k in ("shard", "bytes"))
-    if name != path.name:
-        raise ValueError(f"{path} is a copy of {name}; delete it, or its pairs would count twice")
-    if (size := path.stat().st_size) != bytes_:
-        raise ValueError(
-            f"{path} must have {bytes_} bytes, has {size}: it is damaged; delete it with its mark and run"
-            " `ip2p pairs` again"
-        )
+    mark = read_mark(path)
+    if (size := path.stat().st_size) != mark["bytes"]:
+        reason = f"must have {mark['bytes']} bytes, has {size}"
+    elif every_byte and storage.sha256(path) != mark["sha256"]:
+        reason = "must have the checksum in its mark, but its bytes differ"
+    else:
+        return mark
+    raise ValueError(f"{path} {reason}: it is damaged; delete it with its mark and run `ip2p pairs` again")
 
 
 def candidate_shards(folder: Path) -> list[Path]:
@@ -131,7 +166,7 @@ def candidate_shards(folder: Path) -> list[Path]:
         FileNotFoundError: there are none.
         ValueError: a shard is cut off, damaged, a copy, or not of this run.
     """
-    found = sorted(folder.glob("candidates-*.parquet"))
+    found = sorted(folder.glob("candidates-*.parquet"), key=lambda p: (len(p.name), p.name))
     if not found:
         raise FileNotFoundError(
             f"{folder} must hold candidates-*.parquet, found none; make them with `ip2p pairs`"
@@ -148,11 +183,12 @@ def shard_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[l
         ValueError: the file is damaged.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # pre-buffered, as is the default, the whole file would stay in memory
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             for batch in file.iter_batches(GROUP, columns=columns and list(columns)):
                 yield batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
             f"{path} must be whole, but reading it failed ({reason}); delete it and run again"
         ) from error
@@ -167,7 +203,23 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> list[dict[st
     return [row for group in shard_groups(path, columns) for row in group]
 
 
-def claim_folder(folder: Path, configuration: dict[str, Any], record: str = "run.json") -> None:
+def recorded(path: Path) -> dict[str, Any]:
+    """The configuration in a run record; empty where the file is none.
+
+    Raises:
+        ValueError: it does not hold JSON.
+    """
+    record = storage.read_json(path)
+    config = record.get("config") if isinstance(record, dict) else None
+    return config if isinstance(config, dict) else {}
+
+
+def claim_folder(
+    folder: Path,
+    configuration: dict[str, Any],
+    record: str = "run.json",
+    remedy: str = "choose an empty folder, or delete it to start over",
+) -> None:
     """Write the folder's run record, or check that it was made by this very configuration.
 
     Raises:
@@ -176,11 +228,10 @@ def claim_folder(folder: Path, configuration: dict[str, Any], record: str = "run
     mark = storage.fingerprint(configuration)
     path = folder / record
     if path.exists():
-        found = storage.read_json(path)["config"].get("fingerprint")
+        found = recorded(path).get("fingerprint")
         if found != mark:
             raise ValueError(
-                f"{folder} holds results of another configuration ({found}, not {mark}); choose an empty"
-                " folder, or delete it to start over"
+                f"{folder} holds results of another configuration ({found}, not {mark}); {remedy}"
             )
         return
     try:

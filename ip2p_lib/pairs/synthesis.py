@@ -1,6 +1,7 @@
 """Make all candidates of all triplets: unit by unit, resumable, and early where that was asked for."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,9 +20,12 @@ from ip2p_lib.records import Triplet
 
 
 class Critic(Protocol):
-    """Judges pairs while they are made; what it is goes on record in `settings`."""
+    """Judges pairs while they are made."""
 
-    settings: dict[str, Any]
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its verdicts depend on, for the record."""
+        ...
 
     def __call__(
         self, candidates: Sequence[Candidate], before: Tensor, after: Tensor, slack: float = 0.0
@@ -76,7 +80,12 @@ def make_unit(
     """Make a unit's candidates and commit its shard; yields how many are done or spared after each batch.
 
     The shard is a function of the unit, the configuration and the models, not of who makes it or when.
+    Pairs that are not finite (half precision may overflow) are left out.
+
+    Raises:
+        ValueError: the configuration stops early and there is no critic; or the disk is full.
     """
+    _check_critic(config, critic)
     pending = [c for t in unit.triplets for c in draw_candidates(t, config)]
     if config.stops_early:  # every triplet's first candidates come first; forks stay together
         pending.sort(key=lambda c: c.index // config.thresholds_per_seed)
@@ -106,17 +115,19 @@ def _batch_rows(
         size=config.resolution,
         hopeless=hopeless,
     )
-    alive = ~latents[0].flatten(1).isnan().any(1).cpu()
+    alive = torch.cat([z.flatten(1) for z in latents], dim=1).isfinite().all(1)
     made = [c for c, is_alive in zip(batch, alive.tolist(), strict=True) if is_alive]
-    before, after = (backbone.decode_latents(z[alive.to(z.device)]) if made else z[:0] for z in latents)
-    verdicts = iter(critic(made, before, after) if critic and made else [False] * len(made))
-    pictures = zip(images.to_pictures(before), images.to_pictures(after), strict=True)
+    first, second = (images.to_pictures(backbone.decode_latents(z[alive])) if made else [] for z in latents)
+    verdicts = [False] * len(made)
+    if critic and made:  # it sees what is stored, rounded to bytes, so that it agrees with the filter
+        verdicts = critic(made, images.to_tensor(first), images.to_tensor(second))
+    finished = zip(first, second, verdicts, strict=True)
     for candidate, is_alive in zip(batch, alive.tolist(), strict=True):
-        pair, passed = (next(pictures), next(verdicts)) if is_alive else (None, False)
+        *pair, passed = next(finished) if is_alive else (False,)
         if state.done(candidate.triplet):
             continue  # made beyond the end only because it shared a batch: results must not depend on that
         state.note(candidate.triplet, passed)
-        if pair is not None:
+        if pair:
             yield _row(candidate, *pair)
 
 
@@ -151,6 +162,13 @@ def _row(candidate: Candidate, first: Any, second: Any) -> dict[str, Any]:
     }
 
 
+def _check_critic(config: PairConfig, critic: Critic | None) -> None:
+    if config.stops_early and critic is None:
+        raise ValueError(
+            "a configuration that stops early needs a critic, see filtering.ClipCritic; got none"
+        )
+
+
 def claim_run(
     triplets: Sequence[Triplet], model: str, config: PairConfig, folder: Path, critic: Critic | None = None
 ) -> list[Unit]:
@@ -160,13 +178,9 @@ def claim_run(
         ValueError: the folder holds results of another configuration; two triplets share an id; or the
             configuration stops early and there is no critic.
     """
-    if config.stops_early and critic is None:
-        raise ValueError(
-            "a configuration that stops early needs a critic, see filtering.ClipCritic; got none"
-        )
-    ids = [t.id for t in triplets]
-    if len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
+    _check_critic(config, critic)
+    twice = next((i for i, n in Counter(t.id for t in triplets).items() if n > 1), None)
+    if twice is not None:
         raise ValueError(f"every triplet must have an id of its own, but {twice!r} occurs more than once")
     digest = storage.fingerprint([t.as_row() for t in triplets])
     judged = {"critic": critic.settings} if critic and config.stops_early else {}

@@ -1,6 +1,18 @@
-"""Measure everything that ships and write `quality.json`: one object per number, with its interval."""
+"""The shipped models measured against their goals."""
 
+from ip2p_lib.quality.filter import study_filter
+from ip2p_lib.quality.filter_tables import filter_tables
 from ip2p_lib.quality.goals import GOALS, LABELS, Goal, quality_table, replace_block
 from ip2p_lib.quality.measures import Quality, measure_all
 
-__all__ = ["GOALS", "LABELS", "Goal", "Quality", "measure_all", "quality_table", "replace_block"]
+__all__ = [
+    "GOALS",
+    "LABELS",
+    "Goal",
+    "Quality",
+    "filter_tables",
+    "measure_all",
+    "quality_table",
+    "replace_block",
+    "study_filter",
+]

@@ -1,5 +1,6 @@
 """The text that a language model reads and continues, and how its continuation is taken apart."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -64,7 +65,8 @@ def completion_of(triplet: Triplet) -> str:
 
 
 def _normalised(text: str) -> str:
-    return text.strip().strip(".!?").lower()
+    """Deviation: articles do not count either, since "the forest" for "a forest" is no edit."""
+    return re.sub(r"\b(?:an?|the) ", "", text.strip().strip(".!?").lower())
 
 
 def read_completion(
