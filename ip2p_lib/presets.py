@@ -209,7 +209,7 @@ MINIATURE = Preset(
     seed_triplets=str(DATA / "triplets" / "picture_world.jsonl"),
     writer=str(DATA / "miniature" / "writer"),
     manifest=str(DATA / "miniature"),
-    write=WriteConfig(temperature=0.5, min_certainty=-0.05, max_new_tokens=80, batch_size=64),
+    write=WriteConfig(temperature=0.4, min_certainty=-0.03, max_new_tokens=80, batch_size=64),
     tune=TuneConfig(
         steps=100, batch_size=24, learning_rate=5e-4, lora_rank=0, warmup_steps=10,
         gradient_checkpointing=False, mixed_precision="auto",

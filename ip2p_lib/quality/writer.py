@@ -18,8 +18,8 @@ from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.triplets.seeds import repeated_instructions
 from ip2p_lib.triplets.verdicts import WriterVerdict, mix, target_mix, verdicts
 
-SEED = 904  # held out: no training draws from it
-CAPTIONS, CAPTIONS_BY_TEMPERATURE = 2_000, 250
+SEED = 907  # held out: no training draws from it, nor did the choice of temperature (904)
+CAPTIONS, CAPTIONS_BY_TEMPERATURE = 2_600, 250
 TEMPERATURES = (0.3, 0.7, 1.0, 1.3)
 
 
