@@ -6,7 +6,6 @@ Run: `.venv/bin/python benchmarks/pairs_cpu.py` on an idle machine. Writes bench
 docs/images/pairs_memory.png.
 """
 
-import resource
 import subprocess
 import sys
 import time
@@ -102,7 +101,7 @@ def injected_step() -> dict[str, object]:
     def copying() -> Tensor:
         unet.set_attn_processor({n: CopiedScores(source) if n in hooked else p for n, p in plain.items()})
         out = unet(noisy, timestep, texts).sample
-        unet.set_attn_processor(plain)
+        unet.set_attn_processor(dict(plain))  # diffusers empties the dict it is given
         return out
 
     def sharing() -> Tensor:
@@ -203,7 +202,10 @@ def peak_of_run(candidates: int) -> None:
             pass
         for _ in score(Path(name), load_clip(MINIATURE)):
             pass
-    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n")
+    # VmHWM belongs to this program alone; ru_maxrss would begin with what the process that started it had.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    sys.stdout.write(f"{int(peak) / 1024:.0f}\n")
 
 
 def memory() -> dict[str, object]:
