@@ -45,8 +45,9 @@ def judged_candidates(folder: Path, triplets: Sequence[Triplet], judge: Judge) -
     for shard in candidate_shards(folder):
         for rows in shard_groups(shard):
             wanted = [edits[r[records.TRIPLET_ID]] for r in rows]
-            pictures = (shard_pictures(rows, c) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE))
-            for row, edit, exact in zip(rows, wanted, pairs_exact(judge, *pictures, wanted), strict=True):
+            before, after = (shard_pictures(rows, c) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE))
+            right = pairs_exact(judge, before, after, wanted)
+            for row, edit, exact in zip(rows, wanted, right, strict=True):
                 kind = edit.kind if edit else ""
                 found.append(Judged(next(scores), kind, row[records.P2P_THRESHOLD], exact))
     return found

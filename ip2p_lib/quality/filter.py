@@ -97,8 +97,10 @@ class FilterStudy:
                 self.base, forks, num_inference_steps=config.num_inference_steps, size=config.resolution
             )
             before, after = (self.base.decode_latents(z) for z in latents)
-            features = (image_features(self.clip, images.to_unit(p).clamp(0, 1)) for p in (before, after))
-            alike = F.cosine_similarity(*features).tolist()
+            first, second = (
+                image_features(self.clip, images.to_unit(p).clamp(0, 1)) for p in (before, after)
+            )
+            alike = F.cosine_similarity(first, second).tolist()
             exact = pairs_exact(self.judge, before, after, [understood(one.triplet)] * len(SWEEP))
             for threshold, right, cosine in zip(SWEEP, exact, alike, strict=True):
                 found[threshold][0].append(right)
