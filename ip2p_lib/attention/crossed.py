@@ -14,10 +14,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
-from torch.nn import functional as F
 
 from ip2p_lib.attention.maps import AttentionMaps
-from ip2p_lib.attention.sharing import self_attention_layers
+from ip2p_lib.attention.sharing import attend, heads, joined, self_attention_layers
 from ip2p_lib.attention.words import Span, WordEdit, checked_span
 
 
@@ -50,18 +49,6 @@ class WordControl:
         return low <= self.step < high
 
 
-def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, scale=attn.scale)
-
-
-def _heads(attn: Attention, states: Tensor) -> Tensor:
-    return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, N, heads d) -> (B, heads, N, d)
-
-
-def _out(attn: Attention, mixed: Tensor) -> Tensor:
-    return attn.to_out[1](attn.to_out[0](mixed.transpose(1, 2).flatten(2)))
-
-
 class _FollowingSelf:
     """Self-attention whose conditional target rows may use their source's maps."""
 
@@ -69,11 +56,11 @@ class _FollowingSelf:
         self._control = control
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-        q, k, v = (_heads(attn, project(hidden_states)) for project in (attn.to_q, attn.to_k, attn.to_v))
+        q, k, v = (heads(attn, project(hidden_states)) for project in (attn.to_q, attn.to_k, attn.to_v))
         if self._control.shares_self and hidden_states.shape[1] <= self._control.max_self_queries:
             (*first, _), (*second, _) = q.chunk(4), k.chunk(4)
             q, k = torch.cat([*first, first[2]]), torch.cat([*second, second[2]])
-        return _out(attn, _attend(attn, q, k, v))
+        return joined(attn, attend(attn, q, k, v))
 
 
 class _FollowingCross:
@@ -85,20 +72,20 @@ class _FollowingCross:
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, *_args: Any, **_kw: Any
     ) -> Tensor:
-        q = _heads(attn, attn.to_q(hidden_states))
-        k, v = (_heads(attn, project(encoder_hidden_states)) for project in (attn.to_k, attn.to_v))
+        q = heads(attn, attn.to_q(hidden_states))
+        k, v = (heads(attn, project(encoder_hidden_states)) for project in (attn.to_k, attn.to_v))
         taken, own = (
             w.to(v) for w in self._control.edit.weights(self._control.step, self._control.num_inference_steps)
         )
         count = len(v) // 4
         rest, source, target = slice(3 * count), slice(2 * count, 3 * count), slice(3 * count, None)
-        followed = _attend(attn, q[source], k[source], taken @ v[target])
-        followed = followed + _attend(attn, q[target], k[target], own[:, None] * v[target])
-        mixed = torch.cat([_attend(attn, q[rest], k[rest], v[rest]), followed])
+        followed = attend(attn, q[source], k[source], taken @ v[target])
+        followed = followed + attend(attn, q[target], k[target], own[:, None] * v[target])
+        mixed = torch.cat([attend(attn, q[rest], k[rest], v[rest]), followed])
         maps = self._control.maps
         if maps is not None and q.shape[2] == maps.side**2:
             maps.add(_edited_maps(attn, q, k, taken, own))
-        return _out(attn, mixed)
+        return joined(attn, mixed)
 
 
 def _edited_maps(attn: Attention, q: Tensor, k: Tensor, taken: Tensor, own: Tensor) -> Tensor:

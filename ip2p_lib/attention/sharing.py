@@ -10,6 +10,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def heads(attn: Attention, states: Tensor) -> Tensor:
+    """Cut projected states (B, N, heads d) into heads, (B, heads, N, d)."""
+    return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
+def attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax(q k^T) v for each head, by the fused kernel."""
+    return F.scaled_dot_product_attention(q, k, v, scale=attn.scale)
+
+
+def joined(attn: Attention, mixed: Tensor) -> Tensor:
+    """Put heads (B, heads, N, d) together again and project them, (B, N, D)."""
+    return attn.to_out[1](attn.to_out[0](mixed.transpose(1, 2).flatten(2)))
+
+
 class SelfAttentionSharing:
     """Which row of the batch lends its queries and keys to which; read by all processors.
 
@@ -46,12 +61,8 @@ class SharedSelfAttention:
     def __call__(self, attn: Attention, hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
         """Attend as diffusers' own processor does, (B, N, D) to (B, N, D)."""
         queries, keys = self._sharing.project(attn, hidden_states)
-        q, k, v = (
-            t.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, N, heads d) -> (B, heads, N, d)
-            for t in (queries, keys, attn.to_v(hidden_states))
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=attn.scale).transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](mixed))
+        q, k, v = (heads(attn, t) for t in (queries, keys, attn.to_v(hidden_states)))
+        return joined(attn, attend(attn, q, k, v))
 
 
 def self_attention_layers(unet: UNet2DConditionModel) -> list[str]:

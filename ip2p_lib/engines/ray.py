@@ -141,12 +141,7 @@ def _claim(triplets: Sequence[Triplet], job: Job) -> list[pairs.Unit]:
     seen: Any = SimpleNamespace(mark=job.clip_mark)  # the driver judges nothing, it only records who will
     critic = filtering.ClipCritic(seen, job.thresholds)
     units = pairs.claim_run(triplets, job.model, job.config, job.folder, critic)
-    remedy = "delete scores.json and scores-*.parquet there, and nothing else, to score anew"
-    if not (job.folder / "scores.json").exists() and any(job.folder.glob("scores-*.parquet")):
-        raise ValueError(
-            f"{job.folder} must have scores.json beside its scores, to say whose they are; {remedy}"
-        )
-    pairs.claim_folder(job.folder, {"stage": "scores", "clip": job.clip_mark}, "scores.json", remedy)
+    filtering.claim_scores(job.folder, job.clip_mark)
     return units
 
 

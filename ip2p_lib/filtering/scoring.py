@@ -89,18 +89,16 @@ def is_scored(shard: Path) -> bool:
     return metadata.get(CANDIDATES.encode()) == str(read_mark(shard)["sha256"]).encode()
 
 
-def claim_scores(folder: Path, clip: ClipEncoder) -> list[Path]:
-    """The shards to score, after checking that scores found beside them are of this CLIP.
+def claim_scores(folder: Path, mark: str) -> None:
+    """Claim a folder for the scores of the CLIP with this `mark`.
 
     Raises:
-        ValueError: the folder's scores are another CLIP's.
+        ValueError: the folder's scores are another CLIP's, or nobody says whose they are.
     """
-    shards = candidate_shards(folder)
     remedy = "delete scores.json and scores-*.parquet there, and nothing else, to score anew"
     if not (folder / "scores.json").exists() and any(folder.glob("scores-*.parquet")):
         raise ValueError(f"{folder} must have scores.json beside its scores, to say whose they are; {remedy}")
-    claim_folder(folder, {"stage": "scores", "clip": clip.mark}, "scores.json", remedy)
-    return shards
+    claim_folder(folder, {"stage": "scores", "clip": mark}, "scores.json", remedy)
 
 
 def score(folder: Path, clip: ClipEncoder) -> Iterator[tuple[int, int]]:
@@ -109,7 +107,8 @@ def score(folder: Path, clip: ClipEncoder) -> Iterator[tuple[int, int]]:
     All candidates are scored, and all scores and picture features kept, so that other thresholds need no
     new picture and other captions no new encoding.
     """
-    shards = claim_scores(folder, clip)
+    shards = candidate_shards(folder)
+    claim_scores(folder, clip.mark)
     for number, shard in enumerate(shards):
         if not is_scored(shard):
             score_shard(shard, clip)

@@ -1,6 +1,6 @@
 """Scored candidates beside the truth about them: what a filter keeps, and what of it is right."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,7 @@ from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import candidate_shards, shard_groups
 from ip2p_lib.presets import FilterConfig
 from ip2p_lib.records import Triplet
-from ip2p_lib.scenes.world import KINDS
+from ip2p_lib.scenes.world import KINDS, SceneEdit
 from ip2p_lib.triplets import understood
 
 QUANTILES = tuple(round(0.1 * i, 1) for i in range(10))
@@ -37,9 +37,14 @@ class Judged:
         return self.score[records.TRIPLET_ID]
 
 
-def judged_candidates(folder: Path, triplets: Sequence[Triplet], judge: Judge) -> list[Judged]:
-    """What is true of each scored candidate of a folder, in order."""
-    edits = {t.id: understood(t) for t in triplets}
+def judged_candidates(
+    folder: Path,
+    triplets: Sequence[Triplet],
+    judge: Judge,
+    edit: Callable[[Triplet], SceneEdit | None] = understood,
+) -> list[Judged]:
+    """What is true of each scored candidate of a folder, in order; `edit` says what a triplet asks for."""
+    edits = {t.id: edit(t) for t in triplets}
     found = []
     scores = iter(filtering.read_scores(folder))
     for shard in candidate_shards(folder):
@@ -47,8 +52,8 @@ def judged_candidates(folder: Path, triplets: Sequence[Triplet], judge: Judge) -
             wanted = [edits[r[records.TRIPLET_ID]] for r in rows]
             before, after = (shard_pictures(rows, c) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE))
             right = pairs_exact(judge, before, after, wanted)
-            for row, edit, exact in zip(rows, wanted, right, strict=True):
-                kind = edit.kind if edit else ""
+            for row, asked, exact in zip(rows, wanted, right, strict=True):
+                kind = asked.kind if asked else ""
                 found.append(Judged(next(scores), kind, row[records.P2P_THRESHOLD], exact))
     return found
 

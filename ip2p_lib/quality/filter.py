@@ -69,6 +69,7 @@ class FilterStudy:
             "by_kind": by_kind(rows, self.config),
             "auc": {n: round(area_under_curve([r.score[n] for r in rows], exact), 4) for n in records.SIMILARITIES},
             "by_quantile": {n: by_quantile(rows, n) for n in ("clip_sim_dir", "clip_sim_image")},
+            "triplets_with_a_pair": self._covered(rows),
             "by_p2p_threshold": [self._between(rows, low, low + 0.2) for low in (0.1, 0.3, 0.5, 0.7)],
         }  # fmt: skip
 
@@ -150,7 +151,7 @@ def study_filter(preset: Preset, path: Path, triplets: int = TRIPLETS) -> Iterat
     study = FilterStudy(preset, triplets)
     rows = study.made(study.pairs, "candidates")
     parts: dict[str, Callable[[], Any]] = {
-        "filter": lambda: {**study.plain(rows), "triplets_with_a_pair": study._covered(rows)},
+        "filter": lambda: study.plain(rows),
         "stop_after_hits": lambda: {n: stopped(rows, study.config, n, None) for n in (1, 2)},
         "give_up_after": lambda: {n: stopped(rows, study.config, None, n) for n in (1, 2)},
         "sweep": study.swept,

@@ -27,7 +27,6 @@ from ip2p_lib.evaluation import (
     by_kind,
     different_captions,
     evaluate_edits,
-    pairs_exact,
     psnr,
     recall_at_1,
     reconstruct,
@@ -35,22 +34,16 @@ from ip2p_lib.evaluation import (
     scene_pixels,
 )
 from ip2p_lib.judge import Judge
-from ip2p_lib.pairs import candidate_shards, read_shard, synthesise
+from ip2p_lib.pairs import synthesise
 from ip2p_lib.presets import MINIATURE, Preset
+from ip2p_lib.quality.candidates import judged_candidates
 from ip2p_lib.quality.goals import GOALS, Goal
 from ip2p_lib.quality.writer import judge_writer
 from ip2p_lib.scenes import caption, sample_scenes
 from ip2p_lib.triplets import edit_of, world_triplets
 from ip2p_lib.triplets.verdicts import WriterVerdict
 
-SCENES_SEED, EDIT_SEED, PAIRS_SEED, TRIPLETS_SEED = (
-    901,
-    902,
-    903,
-    904,
-)  # held out: no training draws from them
-TRIPLETS, TRIPLETS_BY_TEMPERATURE = 2_000, 250
-TEMPERATURES = (0.3, 0.7, 1.0, 1.3)
+SCENES_SEED, EDIT_SEED, PAIRS_SEED = 901, 902, 903  # held out: no training draws from them
 
 
 class Quality:
@@ -92,7 +85,6 @@ class Quality:
     def pairs(self) -> tuple[list[float], list[float]]:
         """Exactness of all candidates and of the kept ones, on fresh triplets."""
         triplets = list(world_triplets(self.count // 4, PAIRS_SEED))
-        edits = {t.id: edit_of(t) for t in triplets}
         with TemporaryDirectory() as name:
             folder = Path(name)
             config = replace(self.preset.pairs, candidates_per_triplet=2, seed=PAIRS_SEED)
@@ -101,13 +93,9 @@ class Quality:
             for _ in filtering.score(folder, self.clip):
                 pass
             kept = set(filtering.select(filtering.read_scores(folder), self.preset.filter))
-            rows = [r for s in candidate_shards(folder) for r in read_shard(s)]
-        before, after = (
-            filtering.shard_pictures(rows, c) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)
-        )
-        exact = pairs_exact(self.judge, before, after, [edits[r[records.TRIPLET_ID]] for r in rows])
-        is_kept = [(r[records.TRIPLET_ID], r[records.CANDIDATE]) in kept for r in rows]
-        return exact, [e for e, k in zip(exact, is_kept, strict=True) if k]
+            rows = judged_candidates(folder, triplets, self.judge, edit_of)
+        keys = ((r.triplet, r.score[records.CANDIDATE]) for r in rows)
+        return [r.exact for r in rows], [r.exact for r, key in zip(rows, keys, strict=True) if key in kept]
 
     @cached_property
     def triplets(self) -> list[WriterVerdict]:
