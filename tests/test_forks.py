@@ -61,7 +61,8 @@ def number_of_rows(candidates, step=0, steps=20):
 
 def test_forks_of_one_source_equal_their_independent_runs(backbone):
     together, apart = latents_of(backbone, SIX), alone(backbone, SIX)
-    torch.testing.assert_close(together, apart, rtol=0, atol=1e-6)  # seen: equal to the bit
+    # Equal to the bit on some processors; on others a larger batch sums in another order.
+    torch.testing.assert_close(together, apart, rtol=0, atol=5e-5)  # seen: at most 1.2e-5
     for first, second in pairwise(together[1]):
         assert (first - second).abs().max() > 1e-4
 
@@ -76,7 +77,7 @@ def test_a_batch_of_sixteen_equals_sixteen_batches_of_one(base):
 def test_a_batch_boundary_inside_a_group_of_forks_changes_nothing(base, size):
     whole = latents_of(base, SIX, steps=8)
     cut = torch.cat([latents_of(base, batch, steps=8) for batch in blocks(SIX, size)], dim=1)
-    torch.testing.assert_close(cut, whole, rtol=0, atol=1e-6)  # seen: equal to the bit
+    torch.testing.assert_close(cut, whole, rtol=0, atol=5e-5)  # seen: at most 4.3e-6
 
 
 def test_the_unet_gets_the_rows_that_are_foretold(counted):
