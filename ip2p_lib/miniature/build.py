@@ -30,7 +30,7 @@ from ip2p_lib.miniature import text_to_image as unet_stage
 from ip2p_lib.miniature import vae as vae_stage
 from ip2p_lib.miniature import writer as writer_stage
 from ip2p_lib.miniature.pictures import HELD_OUT_SEED
-from ip2p_lib.miniature.recipes import EDITOR_TRIPLETS, FILTER_QUANTILES, TRIPLET_SEED
+from ip2p_lib.miniature.recipes import EDITOR_PAIRS, EDITOR_TRIPLETS, TRIPLET_SEED
 from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import learn_tokenizer
 from ip2p_lib.optimisation import Report, computes_in_bf16
@@ -199,15 +199,14 @@ class Builder:
             clip = load_clip(MINIATURE, device=self.device)
             triplets = self._written_triplets()
             folder = self.work / "candidates"
-            with tqdm(
-                desc="pairs", unit="pair", total=EDITOR_TRIPLETS * MINIATURE.pairs.candidates_per_triplet
-            ) as bar:
-                for progress in pairs.synthesise(triplets, base, MINIATURE.pairs, folder):
+            critic = filtering.ClipCritic(clip, MINIATURE.filter)
+            total = EDITOR_TRIPLETS * EDITOR_PAIRS.candidates_per_triplet
+            with tqdm(desc="pairs", unit="pair", total=total) as bar:
+                for progress in pairs.synthesise(triplets, base, EDITOR_PAIRS, folder, critic=critic):
                     bar.update(progress.candidates - bar.n)
             for _ in filtering.score(folder, clip):
                 pass
-            scores = filtering.read_scores(folder)
-            config = filtering.thresholds_at_quantiles(scores, **FILTER_QUANTILES)
+            scores, config = filtering.read_scores(folder), MINIATURE.filter
             count = filtering.export_kept(folder, filtering.select(scores, config), kept, config)
             tqdm.write(f"kept {count} of {len(scores)} candidates with {config}")
         return kept

@@ -1,11 +1,10 @@
 """Numbers of the editor's training set that are the miniature's own."""
 
-from typing import Any
+from dataclasses import replace
 
-EDITOR_TRIPLETS = 1_100  # two candidates each
+from ip2p_lib.presets import MINIATURE
+
+EDITOR_TRIPLETS = 3_000
 TRIPLET_SEED = 50  # held-out triplets use 900 and above
-FILTER_QUANTILES: dict[str, Any] = {
-    "text": 0.10,
-    "direction": 0.35,
-    "image": 0.10,
-}  # share of candidates below each threshold
+# A second candidate only where the first is turned away: for the same time, more different pairs.
+EDITOR_PAIRS = replace(MINIATURE.pairs, stop_after_hits=1)
