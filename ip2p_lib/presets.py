@@ -144,11 +144,14 @@ class TrainConfig:
     learning_rate: float = 1e-4
     conv_in_learning_rate: float | None = None  # deviation for small budgets: the new channels learn faster
     warmup_steps: int = 0
-    cosine_decay: bool = False
+    decay_steps: int = 0  # deviation: over so many last steps the rate falls to a hundredth
+    max_grad_norm: float | None = None
     conditioning_dropout: float = 0.05
     noisy_fraction: float = 0.0  # deviation: this share of timesteps is drawn from the noisier half only
     ema_decay: float = 0.9999
     mixed_precision: str = "no"
+    gradient_checkpointing: bool = False  # less memory, about a third more time; same result
+    compile: bool = False
     resolution: int = 256
     flip: bool = True
     checkpoint_every: int = 1_000
@@ -162,6 +165,10 @@ class TrainConfig:
             raise ValueError(
                 "TrainConfig.conditioning_dropout must lie in [0, 1/3] so that three events fit in one"
                 f" draw, got {self.conditioning_dropout}"
+            )
+        if not 0 <= self.decay_steps <= self.steps:
+            raise ValueError(
+                f"TrainConfig.decay_steps must lie in 0..steps ({self.steps}), got {self.decay_steps}"
             )
         if not 0 <= self.noisy_fraction <= 1:
             raise ValueError(f"TrainConfig.noisy_fraction must lie in [0, 1], got {self.noisy_fraction}")
@@ -221,7 +228,7 @@ MINIATURE = Preset(
     filter=FilterConfig(min_text=0.8473, min_direction=0.8071, min_image=0.585),
     train=TrainConfig(
         steps=1_500, batch_size=32, gradient_accumulation_steps=1, learning_rate=6e-4,
-        conv_in_learning_rate=4e-3, warmup_steps=100, cosine_decay=True, noisy_fraction=0.5,
+        conv_in_learning_rate=4e-3, warmup_steps=100, decay_steps=1_500, noisy_fraction=0.5,
         ema_decay=0.995, mixed_precision="auto", resolution=64, checkpoint_every=250,
     ),
     edit=EditConfig(

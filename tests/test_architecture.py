@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ip2p_lib"
 ORDER = (
     "storage", "records", "scenes", "images", "diffusion", "guidance", "optimisation", "presets", "judge", "backbone",
-    "triplets", "attention", "pairs", "similarity", "filtering", "dataset", "unet", "training", "editing", "evaluation",
-    "quality", "miniature", "engines", "course", "cli",
+    "triplets", "attention", "pairs", "similarity", "filtering", "dataset", "unet", "lora", "single_file", "editing",
+    "training", "evaluation", "quality", "miniature", "engines", "course", "cli",
 )  # fmt: skip
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 FORBIDDEN = {

@@ -1,6 +1,7 @@
 """The training loop: its averages, its rates, and that a killed run ends where an uninterrupted one does."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ip2p_lib.optimisation import Ema, FitConfig, checkpoints, fit
+from ip2p_lib.optimisation import Ema, FitConfig, LossWatch, checkpoints, fit
 
 CONFIG = FitConfig(steps=8, learning_rate=0.05, checkpoint_every=3, ema_decay=0.9, max_grad_norm=1.0)
 
@@ -55,6 +56,7 @@ def equal(a, b):
         ({"mixed_precision": "fp8"}, r"no, bf16, fp16 or auto; got 'fp8'"),
         ({"ema_decay": 1.0}, r"FitConfig\.ema_decay must lie in \[0, 1\), got 1\.0"),
         ({"ema_decay": -0.1}, r"got -0\.1"),
+        ({"decay_steps": 9}, r"FitConfig\.decay_steps must lie in 0\.\.steps \(8\), got 9"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(change, message):
@@ -72,12 +74,15 @@ def test_defaults_are_the_papers():
 def test_the_rate_warms_up_in_equal_steps_and_may_fall_to_a_hundredth():
     warm = FitConfig(steps=100, warmup_steps=4)
     assert [warm.rate_at(s) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    falling = FitConfig(steps=100, cosine_decay=True)
+    falling = FitConfig(steps=100, decay_steps=100)
     rates = [falling.rate_at(s) for s in range(101)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == 1
     assert rates[50] == pytest.approx(0.505)
     assert rates[100] == pytest.approx(0.01)
+    late = FitConfig(steps=300, decay_steps=100)
+    assert {late.rate_at(s) for s in range(200)} == {1.0}
+    assert [late.rate_at(200 + s) for s in range(101)] == rates
 
 
 def test_the_average_follows_the_ramp_of_the_released_code():
@@ -158,17 +163,79 @@ def test_another_model_in_the_same_folder_is_refused(tmp_path):
         next(fit(other, loss_of(other), CONFIG, folder=tmp_path))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(tmp_path):
-    model = network()
+def broken_from(step, factor, model):
     good = loss_of(model)
-    run = fit(model, lambda step: good(step) * (math.nan if step >= 4 else 1), CONFIG, folder=tmp_path)
-    with pytest.raises(
-        FloatingPointError, match=r"must stay finite, got nan at step 6.*lower the learning rate"
-    ):
-        list(run)
-    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-00000003"]
-    weights = load_file(tmp_path / "checkpoint-00000003" / "model.safetensors")
+    return lambda micro: good(micro) * (factor if micro >= step else 1)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf, 1e6])
+def test_a_loss_that_goes_wrong_stops_the_run_and_spares_the_last_checkpoint(tmp_path, factor):
+    config, model = replace(CONFIG, steps=40), network()
+    broken = broken_from(19, factor, model)
+    with pytest.raises(FloatingPointError) as caught:
+        list(fit(model, broken, config, folder=tmp_path, describe=lambda step: f"rows of {step}"))
+    message = str(caught.value)
+    assert "must stay finite and below 10 times its first values" in message
+    assert "at step 20 on rows of 19; the last good checkpoint is " in message
+    assert "checkpoint-00000018: lower the learning rate" in message
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-00000015", "checkpoint-00000018"]
+    weights = load_file(tmp_path / "checkpoint-00000018" / "model.safetensors")
     assert all(w.isfinite().all() for w in weights.values())
+    assert equal(trained(config, tmp_path)[0], trained(config)[0])  # and the run goes on from there
+
+
+def test_a_loss_that_creeps_up_is_an_explosion_too_and_a_noisy_one_is_not():
+    watch = LossWatch(10.0, torch.device("cpu"))
+    for step in range(1, 201):
+        watch.see(step, torch.tensor(1 + 0.9 * math.sin(step)))
+    assert watch.first_bad() is None
+    for step in range(201, 400):
+        watch.see(step, torch.tensor(1.1 ** (step - 200)))
+    assert 201 < watch.first_bad()[0] < 240
+
+
+def test_the_judgement_of_a_continued_run_is_that_of_an_uninterrupted_one():
+    losses = [torch.tensor(1.0 + 0.1 * n) for n in range(400)]
+    whole, first = (LossWatch(10.0, torch.device("cpu")) for _ in range(2))
+    for step, loss in enumerate(losses, 1):
+        whole.see(step, loss)
+        if step <= 7:
+            first.see(step, loss)
+    second = LossWatch(10.0, torch.device("cpu"), first.state())
+    for step, loss in enumerate(losses[7:], 8):
+        second.see(step, loss)
+    assert second.first_bad() == whole.first_bad() is not None
+
+
+def test_a_run_may_be_made_longer_while_its_rates_so_far_stay_the_same(tmp_path):
+    longer = replace(CONFIG, steps=14, decay_steps=4)
+    trained(CONFIG, tmp_path)
+    assert equal(trained(longer, tmp_path)[0], trained(longer)[0])
+    with pytest.raises(ValueError, match="another steps or decay_steps"):
+        trained(replace(longer, decay_steps=12), tmp_path)
+    with pytest.raises(ValueError, match="another steps or decay_steps"):
+        trained(replace(longer, steps=30, decay_steps=4), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(tmp_path):
+    whole = trained(CONFIG)
+    trained(CONFIG, tmp_path, stop_at=7)
+    newest = checkpoints(tmp_path)[-1]
+    (newest / "optimizer.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(
+        ValueError, match=r"checkpoint-00000006 must be a whole.*optimizer.*delete that folder"
+    ):
+        trained(CONFIG, tmp_path)
+    shutil.rmtree(newest)
+    assert equal(whole[0], trained(CONFIG, tmp_path)[0])
+
+
+def test_what_a_killed_run_was_writing_is_cleared_away(tmp_path):
+    trained(CONFIG, tmp_path, stop_at=4)
+    for name in (".checkpoint-00000006.77.partial", ".checkpoint-00000001.old"):
+        (tmp_path / name).mkdir()
+    trained(CONFIG, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-00000006", "checkpoint-00000008"]
 
 
 def test_accumulated_steps_are_one_step_on_the_whole_batch():

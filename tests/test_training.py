@@ -203,10 +203,10 @@ def test_a_run_records_its_configuration(tmp_path, base, data):
 
 
 def test_the_optimiser_gets_the_training_configuration():
-    config = fit_config(replace(CONFIG, warmup_steps=7, cosine_decay=True, mixed_precision="bf16"))
+    config = fit_config(replace(CONFIG, warmup_steps=7, decay_steps=3, mixed_precision="bf16"))
     for name in ("steps", "learning_rate", "ema_decay", "checkpoint_every", "gradient_accumulation_steps"):
         assert getattr(config, name) == getattr(CONFIG, name)
-    assert (config.warmup_steps, config.cosine_decay, config.mixed_precision) == (7, True, "bf16")
+    assert (config.warmup_steps, config.decay_steps, config.mixed_precision) == (7, 3, "bf16")
     assert config.max_grad_norm is None
 
 

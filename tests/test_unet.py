@@ -11,7 +11,7 @@ from ip2p_lib import images
 from ip2p_lib.backbone import load_backbone
 from ip2p_lib.diffusion import seeded_noise
 from ip2p_lib.editing import edit, edit_latents
-from ip2p_lib.unet import extend_input_channels, save_pipeline, widen_unet
+from ip2p_lib.unet import as_editor_unet, extend_input_channels, load_unet_weights, save_pipeline, widen_unet
 
 
 def draw(seed, *shape):
@@ -52,6 +52,14 @@ def test_only_the_first_layer_grows(base):
     assert base.unet.config.in_channels == 4
 
 
+def test_the_configuration_builds_a_widened_unet_again(base):
+    wide = widen_unet(base.unet, 4)
+    with torch.device("meta"):
+        again = UNet2DConditionModel.from_config(wide.config)
+    assert again.conv_in.weight.shape == wide.conv_in.weight.shape
+    assert dict(again.config)["in_channels"] == 8
+
+
 def test_the_widened_unet_is_a_trainable_copy(base):
     wide = widen_unet(base.unet, 4)
     assert all(p.requires_grad for p in wide.parameters())
@@ -89,6 +97,61 @@ def test_no_new_channel_is_refused(base, conv, extra):
 def test_a_grouped_convolution_is_refused():
     with pytest.raises(ValueError, match="must not be grouped, got groups=2"):
         extend_input_channels(nn.Conv2d(4, 8, 1, groups=2), 4)
+
+
+@pytest.mark.parametrize("condition", [0.0, 1.0, 1e4])
+def test_an_editor_from_text_to_image_ignores_the_picture_at_first(base, condition):
+    unet = as_editor_unet(base.unet, 4).eval()
+    noisy, states = draw(3, 2, 4, 8, 8), draw(4, 2, 32, 32)
+    with torch.no_grad():
+        ours = unet(torch.cat([noisy, condition * draw(5, 2, 4, 8, 8)], dim=1), 321, states).sample
+        assert torch.equal(ours, base.unet(noisy, 321, states).sample)
+    assert torch.equal(unet.conv_in.bias, base.unet.conv_in.bias)
+    assert unet.config.in_channels == 8
+
+
+def test_an_editor_from_an_editor_is_the_same_and_a_copy(editor):
+    unet = as_editor_unet(editor.unet, 4).eval()
+    both, states = draw(3, 2, 8, 8, 8), draw(4, 2, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(unet(both, 321, states).sample, editor.unet(both, 321, states).sample)
+    assert unet.config.in_channels == 8
+    assert all(p.requires_grad for p in unet.parameters())
+    assert not any(p.requires_grad for p in editor.unet.parameters())
+    assert not {p.data_ptr() for p in unet.parameters()} & {p.data_ptr() for p in editor.unet.parameters()}
+
+
+def test_a_unet_of_other_channels_is_refused(base, editor):
+    with pytest.raises(
+        ValueError, match=r"4 channels \(text-to-image\) or 8 \(an editor\), got one that takes 9"
+    ):
+        as_editor_unet(widen_unet(base.unet, 5), 4)
+    with pytest.raises(
+        ValueError, match=r"16 channels \(text-to-image\) or 32 \(an editor\), got one that takes 8"
+    ):
+        as_editor_unet(editor.unet, 16)
+
+
+def test_loaded_weights_are_those_given_in_the_dtype_at_hand(base, editor):
+    unet = as_editor_unet(base.unet, 4).eval()
+    load_unet_weights(unet, {n: t.double() for n, t in editor.unet.state_dict().items()})
+    loaded = unet.state_dict()
+    assert all(torch.equal(t, loaded[n]) for n, t in editor.unet.state_dict().items())
+    assert {t.dtype for t in loaded.values()} == {torch.float32}
+
+
+def test_weights_that_do_not_fit_are_named_and_none_is_loaded(base, editor):
+    weights = {n: t + 1 for n, t in base.unet.state_dict().items() if not n.startswith("time_embedding")}
+    weights["class_embedding.weight"] = torch.zeros(3)
+    before = {n: t.clone() for n, t in editor.unet.state_dict().items()}
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        load_unet_weights(editor.unet, weights)
+    assert str(refusal.value) == (
+        "weights must be those of this UNet, but: 4 missing (time_embedding.linear_1.weight,"
+        " time_embedding.linear_1.bias, time_embedding.linear_2.weight, …); 1 unexpected"
+        " (class_embedding.weight); 1 of another shape (conv_in.weight (32, 4, 3, 3), not (32, 8, 3, 3))"
+    )
+    assert all(torch.equal(t, before[n]) for n, t in editor.unet.state_dict().items())
 
 
 def test_a_saved_editor_reloads_to_the_same_output(any_editor, tmp_path, picture, edit_config):

@@ -1,7 +1,7 @@
-"""Pictures, pairs, filter, training, editing: each a thin face of one library function."""
+"""Pictures, pairs, filter, editing: each a thin face of one library function."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -123,50 +123,6 @@ def filter_(
     scores = filtering.read_scores(candidates)
     count = filtering.export_kept(candidates, filtering.select(scores, config), out, config)
     typer.echo(f"kept {count} of {len(scores)} candidates in {out}")
-
-
-@app.command()
-@one_line_errors
-def train(
-    data: Annotated[
-        Path, typer.Option("--data", help="Folder of pairs: ours, the released set's, or diffusers'")
-    ],
-    out: Folder,
-    preset: PresetName = "miniature",
-    model: Annotated[
-        str | None, typer.Option(help="Text-to-image model to start from: folder or hub id")
-    ] = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-) -> None:
-    """Fine-tune a text-to-image model into an editor."""
-    from dataclasses import replace
-
-    from tqdm import tqdm
-
-    from ip2p_lib import backbone as models
-    from ip2p_lib.dataset import open_dataset
-    from ip2p_lib.presets import preset as find
-    from ip2p_lib.training import train_editor
-    from ip2p_lib.unet import save_pipeline, widen_unet
-
-    chosen = find(preset)
-    config = replace(chosen.train, **given(steps=steps, batch_size=batch_size))
-    writable(out)
-    quiet()
-    device = models.pick_device()[0]
-    manifest = "" if model else chosen.manifest
-    base = models.load_backbone(model or chosen.text_to_image, manifest=manifest, device=device)
-    dataset = open_dataset(data, base, resolution=config.resolution)
-    unet = widen_unet(base.unet, base.latent_channels)
-    last: Any = None
-    with tqdm(train_editor(unet, base, dataset, config, out / "run"), total=config.steps, unit="step") as bar:
-        for last in bar:
-            if last.step % 20 == 0:
-                bar.set_postfix(loss=f"{last.loss.item():.4f}")
-    last.ema.swap()
-    save_pipeline(base.with_unet(unet.eval(), "editor"), out / "editor")
-    typer.echo(f"editor in {out / 'editor'}")
 
 
 @app.command()

@@ -31,7 +31,7 @@ from ip2p_lib.scenes import render, sample_scenes
 from ip2p_lib.training import train_editor, validation_loss
 from ip2p_lib.triplets import understood, world_captions, world_triplets, write_all
 from ip2p_lib.triplets.local import LocalWriter
-from ip2p_lib.unet import widen_unet
+from ip2p_lib.unet import as_editor_unet
 
 T = TypeVar("T")
 TRIPLETS, CANDIDATES, FINE_TUNE_STEPS, EDITS = 32, 4, 120, 48
@@ -149,13 +149,13 @@ class WholeGame:
         """A short real fine-tune from the text-to-image model; must improve on prompts it never saw."""
         config = replace(
             self.preset.train, steps=FINE_TUNE_STEPS, batch_size=16, warmup_steps=10, checkpoint_every=30,
-            ema_decay=0.9, noisy_fraction=0.0, seed=COURSE_SEED,
+            decay_steps=FINE_TUNE_STEPS, ema_decay=0.9, noisy_fraction=0.0, seed=COURSE_SEED,
         )  # fmt: skip
         data, unseen = (
             open_dataset(kept, base, resolution=config.resolution, held_out=0.25, part=part)
             for part in ("train", "held_out")
         )
-        unet = widen_unet(base.unet, base.latent_channels)
+        unet = as_editor_unet(base.unet, base.latent_channels)
         before = validation_loss(unet, base, unseen, config)
         curve = []
         for report in tqdm(

@@ -43,7 +43,7 @@ from ip2p_lib.triplets.captions import world_captions
 from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.triplets.tuning import fine_tune, save_writer, with_adapter
 from ip2p_lib.triplets.writing import Rules, write_all
-from ip2p_lib.unet import save_pipeline, widen_unet
+from ip2p_lib.unet import as_editor_unet, save_pipeline
 
 SHEET_EVERY = 500
 
@@ -218,7 +218,7 @@ class Builder:
         kept = self.pairs()
         base = load_text_to_image(MINIATURE, device=self.device)
         data = open_dataset(kept, base, resolution=MINIATURE.train.resolution)
-        unet = widen_unet(base.unet, base.latent_channels)
+        unet = as_editor_unet(base.unet, base.latent_channels)
         steps = train_editor(unet, base, data, MINIATURE.train, self.work / "editor")
         last = self._watch("editor", steps, MINIATURE.train.steps, None, asdict(MINIATURE.train))
         last.ema.swap()

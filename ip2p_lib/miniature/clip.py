@@ -42,7 +42,7 @@ class ClipRecipe:
         """Optimiser settings."""
         return FitConfig(
             steps=self.steps, learning_rate=2e-3, weight_decay=0.05, adam_beta2=0.98, warmup_steps=40,
-            cosine_decay=True, max_grad_norm=1.0, ema_decay=0.98, mixed_precision="auto",
+            decay_steps=self.steps, max_grad_norm=1.0, ema_decay=0.98, mixed_precision="auto",
         )  # fmt: skip
 
 

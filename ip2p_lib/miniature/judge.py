@@ -28,7 +28,7 @@ class JudgeRecipe:
         """Optimiser settings."""
         return FitConfig(
             steps=self.steps, learning_rate=2e-3, weight_decay=0.02, adam_beta2=0.99, warmup_steps=50,
-            cosine_decay=True, max_grad_norm=1.0, ema_decay=0.99, mixed_precision="auto",
+            decay_steps=self.steps, max_grad_norm=1.0, ema_decay=0.99, mixed_precision="auto",
         )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class UNetRecipe:
         """Optimiser settings."""
         return FitConfig(
             steps=self.steps, learning_rate=1.2e-3, weight_decay=0.01, adam_beta2=0.99, warmup_steps=100,
-            cosine_decay=True, max_grad_norm=1.0, ema_decay=0.995, mixed_precision="auto",
+            decay_steps=self.steps, max_grad_norm=1.0, ema_decay=0.995, mixed_precision="auto",
         )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class VaeRecipe:
         """Optimiser settings."""
         return FitConfig(
             steps=self.steps, learning_rate=2e-3, weight_decay=1e-4, adam_beta2=0.99, warmup_steps=100,
-            cosine_decay=True, max_grad_norm=1.0, ema_decay=0.998, mixed_precision="auto",
+            decay_steps=self.steps, max_grad_norm=1.0, ema_decay=0.998, mixed_precision="auto",
         )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ class WriterRecipe:
         """Optimiser settings."""
         return FitConfig(
             steps=self.steps, learning_rate=self.learning_rate, weight_decay=0.05, adam_beta2=0.98,
-            warmup_steps=200, cosine_decay=True, max_grad_norm=1.0, ema_decay=0.998, mixed_precision="auto",
+            warmup_steps=200, decay_steps=self.steps, max_grad_norm=1.0, ema_decay=0.998, mixed_precision="auto",
             checkpoint_every=500,
         )  # fmt: skip
 

@@ -122,7 +122,7 @@ def fine_tune(
 
     settings = FitConfig(
         steps=config.steps, learning_rate=config.learning_rate, weight_decay=0.0, adam_beta2=0.99,
-        warmup_steps=config.warmup_steps, cosine_decay=True, max_grad_norm=1.0, ema_decay=0.9,
+        warmup_steps=config.warmup_steps, decay_steps=config.steps, max_grad_norm=1.0, ema_decay=0.9,
         mixed_precision=config.mixed_precision, checkpoint_every=config.checkpoint_every,
     )  # fmt: skip
     return fit(language.model, loss_at, settings, folder=folder)

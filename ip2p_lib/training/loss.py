@@ -1,22 +1,20 @@
-"""Fine-tune the widened UNet on edit pairs: conditioning dropout, the loss, the run."""
+"""What the UNet is trained on: conditioning dropout, timesteps, the loss of any step number."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from ip2p_lib import storage
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.dataset import EditDataset
 from ip2p_lib.diffusion import Schedule, training_target
-from ip2p_lib.optimisation import FitConfig, Report, fit
-from ip2p_lib.pairs import claim_folder
 from ip2p_lib.presets import TrainConfig
+
+TEXT_CACHE_BYTES = 2**29
 
 
 def conditioning_dropout(draws: Tensor, prob: float) -> tuple[Tensor, Tensor]:
@@ -75,7 +73,14 @@ def edit_loss(
 
 
 class EditLoss:
-    """The loss of any step number: its batch, dropout, timesteps and noise follow from (seed, step)."""
+    """The loss of any step number: its batch, dropout, timesteps and noise follow from (seed, step).
+
+    Among several processes each computes its own rows of the batch; what is drawn for a row does not
+    depend on who computes it.
+
+    Raises:
+        ValueError: the batch does not divide among the processes, or the UNet and the pairs do not fit.
+    """
 
     def __init__(
         self, unet: UNet2DConditionModel, backbone: Backbone, data: EditDataset, config: TrainConfig
@@ -83,87 +88,64 @@ class EditLoss:
         self._unet, self._backbone, self._data, self._config = unet, backbone, data, config
         self._schedule = Schedule.of(backbone.scheduler)
         self._text: dict[str, Tensor] = {}
+        processes = PartialState()
+        share, rest = divmod(config.batch_size, processes.num_processes)
+        if rest:
+            raise ValueError(
+                f"batch_size must divide among {processes.num_processes} processes, got {config.batch_size}"
+            )
+        self._rows = slice(processes.process_index * share, (processes.process_index + 1) * share)
 
     def _states(self, texts: list[str]) -> Tensor:
         """Text states (B, T, D); each distinct instruction is encoded once and remembered."""
         missing = [t for t in dict.fromkeys(texts) if t not in self._text]
-        if len(self._text) > 20_000:
+        if missing and sum(v.nbytes for v in self._text.values()) > TEXT_CACHE_BYTES:
             self._text.clear()
             missing = list(dict.fromkeys(texts))
         if missing:
             self._text.update(zip(missing, self._backbone.encode_text(missing), strict=True))
         return torch.stack([self._text[t] for t in texts])
 
+    def describe(self, step: int) -> str:
+        """Which pairs a micro-step shows, for messages."""
+        pairs, _ = self._data.picks(step, self._config.batch_size, self._config.seed, flip=False)
+        return f"pairs {', '.join(map(str, pairs))}"
+
     def __call__(self, step: int) -> Tensor:
-        """Loss of a micro-step counted from 0."""
-        config, device = self._config, self._unet.device
+        """Loss of a micro-step counted from 0: of this process's rows."""
+        config, rows = self._config, self._rows
         pairs, flips = self._data.picks(step, config.batch_size, config.seed, flip=config.flip)
-        mean, std, condition = self._data.latents(pairs, flips)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        latents = mean + std * torch.randn(mean.shape, generator=generator)
-        noise = torch.randn(mean.shape, generator=generator)
+        shape = (config.batch_size, *self._data.condition.shape[2:])
+        sampling, noise = (torch.randn(shape, generator=generator)[rows] for _ in range(2))
         timesteps = draw_timesteps(
             len(pairs), self._schedule.num_train_timesteps, config.noisy_fraction, generator
+        )[rows]
+        drop_text, drop_image = (
+            d[rows]
+            for d in conditioning_dropout(
+                torch.rand(len(pairs), generator=generator), config.conditioning_dropout
+            )
         )
-        drop_text, drop_image = conditioning_dropout(
-            torch.rand(len(pairs), generator=generator), config.conditioning_dropout
-        )
-        condition = torch.where(drop_image.view(-1, 1, 1, 1), 0.0, condition)
+        mean, std, condition = self._data.latents(pairs[rows], flips[rows])
         texts = [
-            "" if dropped else self._data.instructions[p] for p, dropped in zip(pairs, drop_text, strict=True)
+            "" if dropped else self._data.instructions[p]
+            for p, dropped in zip(pairs[rows], drop_text, strict=True)
         ]
         return edit_loss(
             self._unet,
             self._schedule,
-            latents=latents.to(device),
-            condition=condition.to(device),
-            text_states=self._states(texts).to(device),
-            noise=noise.to(device),
-            timesteps=timesteps.to(device),
+            latents=self._moved(mean + std * sampling),
+            condition=self._moved(torch.where(drop_image.view(-1, 1, 1, 1), 0.0, condition)),
+            text_states=self._states(texts).to(self._unet.device),
+            noise=self._moved(noise),
+            timesteps=self._moved(timesteps),
         )
 
-
-def fit_config(config: TrainConfig) -> FitConfig:
-    """The optimiser's part of a training configuration."""
-    return FitConfig(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        cosine_decay=config.cosine_decay,
-        ema_decay=config.ema_decay,
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        checkpoint_every=config.checkpoint_every,
-    )
-
-
-def train_editor(
-    unet: UNet2DConditionModel,
-    backbone: Backbone,
-    data: EditDataset,
-    config: TrainConfig,
-    folder: Path | None = None,
-) -> Iterator[Report]:
-    """Train a widened UNet in place, yielding after every step; resumes in `folder`.
-
-    Args:
-        unet: from `unet.widen_unet`.
-        backbone: supplies text states and the noise schedule; its networks stay frozen.
-
-    Raises:
-        ValueError: the folder holds a run of another configuration or other pairs.
-    """
-    if folder is not None:
-        pairs = {"prompts": len(data), "instructions": storage.fingerprint(data.instructions)}
-        claim_folder(folder, {"stage": "train", **asdict(config), **pairs, "base": backbone.name})
-    first = list(unet.conv_in.parameters())
-    ids = {id(p) for p in first}
-    rest = [p for p in unet.parameters() if id(p) not in ids]
-    groups = [
-        {"params": rest, "lr": config.learning_rate},
-        {"params": first, "lr": config.conv_in_learning_rate or config.learning_rate},
-    ]
-    return fit(unet, EditLoss(unet, backbone, data, config), fit_config(config), folder=folder, groups=groups)
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """On the UNet's device; the host does not wait for the copy."""
+        device = self._unet.device
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 @torch.no_grad()
@@ -176,8 +158,6 @@ def validation_loss(
     batches: int = 8,
 ) -> float:
     """Loss without dropout on fixed batches and noise, comparable between checkpoints."""
-    from dataclasses import replace
-
     loss = EditLoss(
         unet, backbone, data, replace(config, conditioning_dropout=0.0, seed=config.seed + 977, flip=False)
     )

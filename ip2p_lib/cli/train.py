@@ -1,0 +1,159 @@
+"""Training: one command on a laptop, on one GPU, or started by `accelerate launch` on many."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ip2p_lib.cli.face import Folder, PresetName, app, given, one_line_errors, quiet, writable
+
+
+@app.command()
+@one_line_errors
+def train(
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder of pairs: ours, the released set's, or diffusers'")
+    ],
+    out: Folder,
+    preset: PresetName = "miniature",
+    model: Annotated[
+        str | None, typer.Option(help="Text-to-image model or editor to start from: folder or hub id")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps; may be raised to continue a finished run")
+    ] = None,
+    decay_steps: Annotated[
+        int | None, typer.Option(help="The last steps, over which the rate falls to a hundredth")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs per micro-step, over all processes")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Micro-steps per optimiser step")] = None,
+    learning_rate: float | None = None,
+    max_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm")] = None,
+    precision: Annotated[str | None, typer.Option(help="no, bf16, fp16 or auto")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side of the square pictures")] = None,
+    crops: Annotated[int, typer.Option(help="Random crops of each pair; 1 takes the whole picture")] = 1,
+    lora_rank: Annotated[int | None, typer.Option(help="Train an adapter of this rank instead")] = None,
+    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile; slow to start")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time")
+    ] = False,
+    held_out: Annotated[float, typer.Option(help="Share of prompts kept for the validation loss")] = 0.0,
+    sheet_every: Annotated[
+        int, typer.Option(help="Steps between sheets of held-out edits in TensorBoard; 0 for none")
+    ] = 500,
+    checkpoint_every: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Fine-tune a text-to-image model, or an editor, on edit pairs; progress and sheets in OUT/log."""
+    from dataclasses import replace
+
+    from accelerate import PartialState
+
+    from ip2p_lib.presets import preset as find
+
+    chosen = find(preset)
+    options = given(
+        steps=steps, batch_size=batch_size, gradient_accumulation_steps=accumulate,
+        learning_rate=learning_rate, max_grad_norm=max_grad_norm, mixed_precision=precision,
+        resolution=resolution, checkpoint_every=checkpoint_every,
+    )  # fmt: skip
+    wanted = chosen.train.decay_steps if decay_steps is None else decay_steps
+    options["decay_steps"] = min(wanted, options.get("steps", chosen.train.steps))
+    config = replace(
+        chosen.train,
+        seed=seed,
+        compile=compile_,
+        gradient_checkpointing=gradient_checkpointing,
+        **options,
+    )
+    writable(out)
+    quiet()
+    run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops)
+    run.train(sheet_every)
+    if PartialState().is_main_process:
+        typer.echo(f"{run.save()} in {out}")
+
+
+class _Run:
+    """What the command holds in its hands: model, pairs, configuration."""
+
+    def __init__(
+        self,
+        preset: Any,
+        config: Any,
+        data: Path,
+        out: Path,
+        model: str | None,
+        lora_rank: int | None,
+        held_out: float,
+        crops: int,
+    ) -> None:
+        from accelerate import PartialState
+
+        from ip2p_lib import backbone as models
+        from ip2p_lib.dataset import open_dataset
+        from ip2p_lib.lora import add_lora
+        from ip2p_lib.unet import as_editor_unet
+
+        self.preset, self.config, self.out, self.processes = preset, config, out, PartialState()
+        self.base = models.load_backbone(
+            model or preset.text_to_image,
+            manifest="" if model else preset.manifest,
+            device=self.processes.device,
+        )
+        with self.processes.main_process_first():  # encodes; the others find the cache
+            self.parts = {
+                part: open_dataset(
+                    data, self.base, resolution=config.resolution, crops=crops, held_out=held_out, part=part
+                )
+                for part in (("train", "held_out") if held_out else ("train",))
+            }
+        self.unet = as_editor_unet(self.base.unet, self.base.latent_channels)
+        self.is_lora, self.was_editor = (
+            lora_rank is not None,
+            self.base.unet.config.in_channels > self.base.latent_channels,
+        )
+        if lora_rank is not None:
+            add_lora(self.unet, lora_rank, lora_rank, train_conv_in=not self.was_editor, seed=config.seed)
+
+    def train(self, sheet_every: int) -> None:
+        """All steps, with a bar in the main process."""
+        from tqdm import tqdm
+
+        from ip2p_lib.training import EditSheet, train_editor, watched
+
+        is_main = self.processes.is_main_process
+        shown = self.parts.get("held_out", self.parts["train"])
+        sheet = EditSheet(self.base, shown, self.preset.edit) if is_main and sheet_every else None
+        reports = watched(
+            train_editor(self.unet, self.base, self.parts["train"], self.config, self.out / "run"),
+            self.config,
+            self.out / "log" if is_main else None,
+            sheet=sheet,
+            sheet_every=sheet_every or 1,
+        )
+        self.losses: list[tuple[int, float]] = []
+        with tqdm(total=self.config.steps, unit="step", disable=not is_main) as bar:
+            for self.last, progress in reports:
+                bar.update(self.last.step - bar.n)
+                if progress:
+                    bar.set_postfix_str(str(progress))
+                    self.losses.append((progress.step, progress.loss))
+
+    def save(self) -> str:
+        """The averaged weights: adapter or whole editor, with a card; says what was written."""
+        from ip2p_lib.lora import merge_lora, save_lora
+        from ip2p_lib.training import validation_loss, write_card
+        from ip2p_lib.unet import save_pipeline
+
+        self.last.ema.swap()
+        self.unet.eval()
+        loss = None
+        if "held_out" in self.parts:
+            loss = validation_loss(self.unet, self.base, self.parts["held_out"], self.config)
+        if self.is_lora and self.was_editor:
+            save_lora(self.unet, self.out / "lora.safetensors")
+        whole = merge_lora(self.unet) if self.is_lora else self.unet
+        save_pipeline(self.base.with_unet(whole, "editor"), self.out / "editor")
+        write_card(self.out / "run", self.out / "editor" / "README.md", self.losses, loss)
+        return "editor and lora.safetensors" if self.is_lora and self.was_editor else "editor"

@@ -1,0 +1,183 @@
+"""Pairs in: Parquet shards or folders of pictures, whatever their columns are called."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from ip2p_lib import storage
+from ip2p_lib.dataset.rows import (
+    PICTURES,
+    Pair,
+    Row,
+    as_pair,
+    content_of,
+    known_columns,
+    picture_file,
+    reading,
+)
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+FILE_NAME = "_file_name"  # `datasets` opens x_file_name as the picture x
+GROUP = 64  # rows held in memory together
+PIECE = 1024  # pairs of a picture folder that are encoded and kept together
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Pairs that are encoded and kept together: a Parquet file, or a piece of a picture folder."""
+
+    path: Path
+    first: int  # number of its first row in that file
+    count: int
+    digest: str  # of its texts and pictures
+    rows: Callable[[], Iterator[Row]]  # columns under our names
+
+    def pairs(self) -> Iterator[Pair]:
+        """Read, one after the other.
+
+        Raises:
+            ValueError: the file has vanished or is damaged; or a row has no text, no readable picture, or
+                pictures of two shapes, and is named.
+        """
+        for number, row in enumerate(self.rows(), self.first):
+            yield as_pair(row, f"{self.path} row {number}", self.path.parent)
+
+
+def find_shards(folder: Path) -> list[Shard]:
+    """Everything of a folder that training reads, in order; files without a row are passed over.
+
+    Raises:
+        FileNotFoundError: the folder holds no pairs.
+        ValueError: a column or a picture's file is missing, a file is damaged, or no file has a row.
+    """
+    found: list[Shard] = []
+    for path in pair_files(folder):
+        found += _pieces(path) if path.name in METADATA else _parquet_shard(path)
+    if not found:
+        raise ValueError(f"{folder} must hold at least one pair, but its files have no rows")
+    return found
+
+
+def pair_files(folder: Path) -> list[Path]:
+    """Parquet files of a folder or its data/; where there are none, the metadata of its picture folders.
+
+    Where names of files or folders say so, as on the hub, those of the training split alone.
+
+    Raises:
+        FileNotFoundError: the folder holds neither, or the original layout.
+        ValueError: metadata files are of several kinds, which `datasets` refuses too.
+    """
+    for home in (folder, folder / "data"):
+        shards = sorted(
+            p for p in home.glob("*.parquet") if not p.name.startswith(("scores-", ".")) and p.name not in METADATA
+        )  # fmt: skip
+        if shards:
+            return _of_training(shards, folder)
+    if (folder / "seeds.json").is_file():  # its metadata.jsonl is of another kind
+        raise FileNotFoundError(
+            f"{folder} holds pairs in the original layout; make them Parquet with `ip2p import-original`"
+        )
+    tables = sorted(p for name in METADATA for p in folder.rglob(name) if not _is_hidden(p, folder))
+    if not tables:
+        raise FileNotFoundError(
+            f"{folder} must hold Parquet files with pairs, or pictures with a metadata.jsonl, found none;"
+            " make them with `ip2p filter`"
+        )
+    tables = _of_training(tables, folder)
+    if len({p.name for p in tables}) > 1:
+        raise ValueError(
+            f"{folder} must have metadata of one kind, has {', '.join(sorted({p.name for p in tables}))}"
+        )
+    return tables
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(name.startswith(".") for name in path.relative_to(folder).parts)
+
+
+def _of_training(files: list[Path], folder: Path) -> list[Path]:
+    named = [f for f in files if any(re.match(r"train([-_.]|$)", n) for n in f.relative_to(folder).parts)]
+    return named or files
+
+
+def _parquet_shard(path: Path) -> list[Shard]:
+    """The file as one shard; none where it has no rows."""
+    with reading(path):
+        with pq.ParquetFile(path) as file:
+            names, rows, metadata = file.schema_arrow.names, file.metadata.num_rows, file.metadata
+        if not rows:
+            return []
+        columns, digest = known_columns(names, path), storage.sha256(path)
+    read = partial(_parquet_rows, path, columns)
+    if not all(_is_embedded(metadata, columns[c]) for c in PICTURES):
+        digest = storage.fingerprint([digest, _outside_pictures(read(), path)])
+    return [Shard(path, 0, rows, digest, read)]
+
+
+def _parquet_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+    options = {"page_checksum_verification": True, "pre_buffer": False}  # pre-buffered, all stays in memory
+    with reading(path), pq.ParquetFile(path, **options) as file:
+        for batch in file.iter_batches(GROUP, columns=list(columns.values())):
+            for row in batch.to_pylist():
+                yield {ours: row[here] for ours, here in columns.items()}
+
+
+def _is_embedded(metadata: pq.FileMetaData, column: str) -> bool:
+    """Whether by the file's own statistics every picture's bytes lie in it."""
+    leaves = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == f"{column}.bytes"]
+    cells = [
+        metadata.row_group(g).column(i).statistics for g in range(metadata.num_row_groups) for i in leaves
+    ]
+    return bool(cells) and all(c is not None and c.has_null_count and not c.null_count for c in cells)
+
+
+def _outside_pictures(rows: Iterator[Row], path: Path, first: int = 0) -> list[str]:
+    """Checksums of pictures that are named and lie beside the file."""
+    return [
+        storage.sha256(picture_file(name, f"{path} row {number}: {column}", path.parent))
+        for number, row in enumerate(rows, first)
+        for column in PICTURES
+        if isinstance(name := content_of(row[column]), str)
+    ]
+
+
+def _pieces(table: Path) -> Iterator[Shard]:
+    """A picture folder's pairs, cut into pieces, so that a stopped encoding has something to keep."""
+    rows = _table_rows(table)
+    columns: dict[str, str] | None = None
+    for first in count(0, PIECE):
+        with reading(table):
+            here = [{n.removesuffix(FILE_NAME): v for n, v in r.items()} for r in islice(rows, PIECE)]
+        if not here:
+            return
+        columns = columns or known_columns(list(here[0]), table)
+        piece = [{ours: row.get(name) for ours, name in columns.items()} for row in here]
+        digest = storage.fingerprint([piece, _outside_pictures(iter(piece), table, first)])
+        yield Shard(table, first, len(piece), digest, partial(iter, piece))
+
+
+def _table_rows(table: Path) -> Iterator[Row]:
+    """Rows of a metadata file; `datasets` reads the same three kinds."""
+    if table.suffix == ".parquet":
+        with pq.ParquetFile(table) as file:
+            yield from (row for batch in file.iter_batches() for row in batch.to_pylist())
+        return
+    with table.open(encoding="utf-8-sig", newline="") as lines:
+        if table.suffix == ".csv":
+            yield from ({n: v for n, v in row.items() if n} for row in csv.DictReader(lines))
+            return
+        for number, line in enumerate(line for line in lines if line.strip()):
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(f"{table} row {number} must be a JSON object, but: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{table} row {number} must be a JSON object, got {type(row).__name__}")
+            yield row

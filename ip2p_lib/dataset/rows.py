@@ -1,0 +1,119 @@
+"""A row of any dataset as a pair: which column is which, and pictures as bytes or beside the file."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from csv import Error as CsvError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from ip2p_lib import images, records
+
+Row = dict[str, Any]
+ALIASES = {  # our name -> names in other datasets
+    records.ORIGINAL_IMAGE: ("input_image", "original_image"),
+    records.EDIT_PROMPT: ("edit_prompt", "instruction"),
+    records.EDITED_IMAGE: ("edited_image", "edited_images"),
+}
+PICTURES = (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What training takes of a row: the instruction, the prompt that it counts for, two RGB pictures."""
+
+    instruction: str
+    prompt: str
+    before: Image.Image
+    after: Image.Image
+
+
+def known_columns(names: Sequence[str], path: Path) -> dict[str, str]:
+    """Our names of the columns that are read, with the names they have here."""
+    found = {name: name for name in (records.TRIPLET_ID, records.ORIGINAL_PROMPT) if name in names}
+    for wanted, others in ALIASES.items():
+        here = next((n for n in (wanted, *others) if n in names), None)
+        if here is None:
+            raise ValueError(
+                f"{path} must have a column {wanted} (or {', '.join(others)}), got {', '.join(names)}"
+            )
+        found[wanted] = here
+    return found
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say in one line why a file could not be read."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} vanished while pairs were read; put it back, or run again without it: what is encoded is kept"
+        ) from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError, CsvError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} must be whole, but reading it failed ({reason}); fetch or make it again"
+        ) from error
+
+
+def as_pair(row: Row, where: str, folder: Path) -> Pair:
+    """Check and decode a row whose columns have our names.
+
+    Args:
+        where: file and number of the row, for messages.
+        folder: where pictures lie that the row only names.
+
+    Raises:
+        ValueError: no text, no readable picture, or pictures of two shapes, of which crops would not agree.
+    """
+    text = row[records.EDIT_PROMPT]
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{where}: {records.EDIT_PROMPT} must be a text, got {text!r:.60}")
+    data = [_bytes(row[c], f"{where}: {c}", folder) for c in PICTURES]
+    before, after = (images.from_bytes(d, f"{where}: {c}") for d, c in zip(data, PICTURES, strict=True))
+    (w, h), (v, g) = before.size, after.size
+    if abs(w * g - v * h) > max(w, h, v, g):  # more than a pixel of the smaller one
+        raise ValueError(
+            f"{where}: both pictures must have one shape, got {w} x {h} and {v} x {g}; crop them alike"
+        )
+    return Pair(text, _prompt(row, text, data[0]), before, after)
+
+
+def _prompt(row: Row, text: str, picture: bytes) -> str:
+    """What a pair counts for: its triplet; else caption and instruction; else picture and instruction."""
+    if row.get(records.TRIPLET_ID):
+        return str(row[records.TRIPLET_ID])
+    return f"{row.get(records.ORIGINAL_PROMPT) or hashlib.sha256(picture).hexdigest()[:16]}|{text}"
+
+
+def content_of(cell: Any) -> Any:
+    """Of a picture's cell, its bytes or else the name of its file."""
+    if not isinstance(cell, dict):
+        return cell
+    return cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+
+
+def _bytes(cell: Any, where: str, folder: Path) -> bytes:
+    content = content_of(cell)
+    if isinstance(content, str):
+        with reading(folder / content):
+            return picture_file(content, where, folder).read_bytes()
+    if not isinstance(content, bytes):
+        found = "nothing" if content is None else type(content).__name__
+        raise ValueError(f"{where} must hold a picture's bytes or the name of its file, got {found}")
+    return content
+
+
+def picture_file(name: str, where: str, folder: Path) -> Path:
+    """Where a named picture lies: inside the folder, so that a dataset cannot ask for other files."""
+    path = Path(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or "://" in name:
+        raise ValueError(f"{where} must name a file inside {folder}, got {name}")
+    if not (folder / path).is_file():
+        raise ValueError(f"{where} must hold a picture, but there is no file {folder / path}")
+    return folder / path

@@ -1,0 +1,139 @@
+"""Checkpoints: whole or absent, the newest few, and refused where they do not belong."""
+
+import logging
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ip2p_lib import storage
+from ip2p_lib.optimisation.averages import Ema
+from ip2p_lib.optimisation.config import FitConfig
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints in a run folder, oldest first."""
+    return sorted(p for p in folder.glob("checkpoint-*") if (p / "state.json").is_file())
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing or deleting."""
+    for path in (*folder.glob(".checkpoint-*.partial"), *folder.glob(".checkpoint-*.old")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor on one device, contiguous; of a sharded one all processes must ask together."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().contiguous()
+
+
+def _as_live(value: Tensor, live: Tensor) -> Tensor:
+    if isinstance(live, DTensor):
+        return distribute_tensor(value.to(live.device), live.device_mesh, live.placements)
+    return value
+
+
+def learned(model: nn.Module) -> dict[str, Tensor]:
+    """The state that training changes, tied weights once; a frozen base under an adapter is not in it."""
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    others = {n for n, _ in model.named_parameters(remove_duplicate=False)} - trained
+    return {n: t for n, t in model.state_dict().items() if n not in others}
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema,
+    config: FitConfig,
+    loss: dict[str, float],
+    *,
+    is_main: bool = True,
+) -> None:
+    """Write checkpoint-XXXXXXXX: what is trained, its average, the optimiser's state; drop the oldest.
+
+    Every process calls this, the main one writes.
+    """
+    tensors = {
+        "model": {n: whole(t) for n, t in learned(model).items()},
+        "ema": {n: whole(t) for n, t in zip(ema.names, ema.shadow, strict=True)},
+        "optimizer": {
+            f"{index}.{name}": whole(value)
+            for index, slots in optimizer.state_dict()["state"].items()
+            for name, value in slots.items()
+        },
+    }
+    if not is_main:
+        return
+    state = {"step": step, "ema_updates": ema.updates, "loss": loss, "config": asdict(config)}
+    with storage.atomic_folder(folder / f"checkpoint-{step:08d}") as partial:
+        for name, group in tensors.items():
+            save_file(group, partial / f"{name}.safetensors")
+        storage.write_json(partial / "state.json", state)
+    for old in checkpoints(folder)[: -config.keep_checkpoints]:
+        doomed = old.with_name(f".{old.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(old.rename(doomed))
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, config: FitConfig
+) -> dict[str, Any]:
+    """Load the newest checkpoint in place; returns its record, or one of step 0 if there is none.
+
+    Raises:
+        ValueError: it is of another configuration or another model, or damaged.
+    """
+    found = checkpoints(folder)
+    if not found:
+        return {"step": 0, "loss": None}
+    state = storage.read_json(found[-1] / "state.json")
+    changed = FitConfig(**state["config"]).differences(config, state["step"])
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with another {', '.join(changed)}; continue with the same configuration"
+            " or choose an empty folder"
+        )
+    weights, averaged, slots = (_read(found[-1] / f"{n}.safetensors") for n in ("model", "ema", "optimizer"))
+    live = learned(model)
+    if weights.keys() != live.keys() or any(weights[n].shape != live[n].shape for n in live):
+        odd = sorted(weights.keys() ^ live.keys())[:3] or ["shapes differ"]
+        raise ValueError(f"{found[-1]} must hold a checkpoint of this model, but it does not match: {odd}")
+    _fill_optimizer(optimizer, slots)
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(_as_live(weights[name], tensor))
+        for name, mean in zip(ema.names, ema.shadow, strict=True):
+            mean.copy_(_as_live(averaged[name], mean))
+    ema.updates = state["ema_updates"]
+    logger.info("continuing from %s", found[-1])
+    return state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path.parent} must be a whole checkpoint, but {path.name} cannot be read ({error}); delete that"
+            " folder to continue from the one before"
+        ) from error
+
+
+def _fill_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        index, name = key.split(".", 1)
+        live = parameters[int(index)]
+        slots.setdefault(int(index), {})[name] = _as_live(value, live) if value.shape == live.shape else value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})

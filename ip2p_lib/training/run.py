@@ -1,0 +1,85 @@
+"""The run: a training configuration turned into steps of the common loop."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+
+from ip2p_lib import storage
+from ip2p_lib.backbone import Backbone
+from ip2p_lib.dataset import EditDataset
+from ip2p_lib.optimisation import FitConfig, Report, fit
+from ip2p_lib.pairs import claim_folder
+from ip2p_lib.presets import TrainConfig
+from ip2p_lib.training.loss import EditLoss
+
+# Settings that may change between a run and its continuation; the loop checks that the rates agree.
+FREE = {"steps", "decay_steps", "checkpoint_every", "compile", "gradient_checkpointing"}
+
+
+def fit_config(config: TrainConfig) -> FitConfig:
+    """The optimiser's part of a training configuration."""
+    shared = {f.name for f in fields(FitConfig)} & {f.name for f in fields(TrainConfig)}
+    return FitConfig(**{name: getattr(config, name) for name in shared})
+
+
+def parameter_groups(unet: UNet2DConditionModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """What is trained, the first convolution with its own rate."""
+    first = {id(p) for p in unet.conv_in.parameters()}
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in first], "lr": config.learning_rate},
+        {
+            "params": [p for p in trained if id(p) in first],
+            "lr": config.conv_in_learning_rate or config.learning_rate,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def train_editor(
+    unet: UNet2DConditionModel,
+    backbone: Backbone,
+    data: EditDataset,
+    config: TrainConfig,
+    folder: Path | None = None,
+) -> Iterator[Report]:
+    """Train a widened UNet in place, yielding after every step; resumes in `folder`.
+
+    Every parameter that requires a gradient is trained: all of them after `unet.as_editor_unet`, an adapter
+    after `lora.add_lora`. A later call may ask for more steps, as long as the rates so far stay what they were.
+
+    Args:
+        unet: takes noisy latents and picture side by side.
+        backbone: supplies text states and the noise schedule; its networks stay frozen.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration or other pairs, or the UNet does not
+            take these pairs.
+        FloatingPointError: the loss is no longer finite, or exploded.
+    """
+    data.check_channels(unet.config.in_channels)
+    if folder is not None:
+        claim_folder(folder, _claim(unet, backbone, data, config))
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    loss = EditLoss(unet, backbone, data, config)
+    groups = parameter_groups(unet, config)
+    return fit(unet, loss, fit_config(config), folder=folder, groups=groups, describe=loss.describe)
+
+
+def _claim(
+    unet: UNet2DConditionModel, backbone: Backbone, data: EditDataset, config: TrainConfig
+) -> dict[str, Any]:
+    """What two runs in one folder must have in common."""
+    trained = sorted(n for n, p in unet.named_parameters() if p.requires_grad)
+    return {
+        "stage": "train",
+        **{n: v for n, v in asdict(config).items() if n not in FREE},
+        "prompts": len(data),
+        "instructions": storage.fingerprint(data.instructions),
+        "base": backbone.name,
+        "trained": storage.fingerprint(trained),
+    }
