@@ -103,3 +103,19 @@ def study_filter(
     if page is not None:
         for name, table in filter_tables(storage.read_json(out / "filter.json")).items():
             replace_block(page, name, table)
+
+
+@app.command()
+@one_line_errors
+def ablations(
+    work: Annotated[Path, typer.Option(help="Where `ip2p miniature` left its pairs")] = Path("out/miniature"),
+    out: Annotated[Path, typer.Option("--out", help="Where ablations.json goes")] = Path("data/results"),
+    only: Annotated[str | None, typer.Option(help="One ablation, again if it is on file")] = None,
+) -> None:
+    """Train the miniature's editor again with one part changed at a time, and write ablations.json."""
+    from ip2p_lib.miniature.ablations import run_ablations
+
+    writable(out)
+    quiet()
+    for line in run_ablations(work, out / "ablations.json", only):
+        typer.echo(line)

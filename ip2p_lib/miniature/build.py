@@ -38,7 +38,7 @@ from ip2p_lib.presets import MINIATURE
 from ip2p_lib.records import Triplet, read_triplets
 from ip2p_lib.scenes.language import caption, is_held_out
 from ip2p_lib.scenes.world import sample_scenes
-from ip2p_lib.training import train_editor
+from ip2p_lib.training import EditSheet, train_editor
 from ip2p_lib.triplets.captions import world_captions
 from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.triplets.tuning import fine_tune, save_writer, with_adapter
@@ -219,8 +219,13 @@ class Builder:
         base = load_text_to_image(MINIATURE, device=self.device)
         data = open_dataset(kept, base, resolution=MINIATURE.train.resolution)
         unet = as_editor_unet(base.unet, base.latent_channels)
+        drawing = EditSheet(base, data, MINIATURE.edit, 12)
+
+        def sheet(report: Report) -> None:
+            drawing.save(report.model, self._sheet("editor", report))
+
         steps = train_editor(unet, base, data, MINIATURE.train, self.work / "editor")
-        last = self._watch("editor", steps, MINIATURE.train.steps, None, asdict(MINIATURE.train))
+        last = self._watch("editor", steps, MINIATURE.train.steps, sheet, asdict(MINIATURE.train))
         last.ema.swap()
         save_pipeline(base.with_unet(last.model.eval(), "editor"), self.out / "editor")
         self._card("editor")
