@@ -28,7 +28,7 @@ ABOUT = {
     ),
     "writer": (
         "Writer of triplets",
-        "The language model above, fine-tuned on the 240 hand-written triplets of `data/triplets/picture_world.jsonl`:"
+        "The language model above, fine-tuned on the 264 hand-written triplets of `data/triplets/picture_world.jsonl`:"
         " it continues a caption with an instruction and the edited caption. `data/results/triplets.json` has its"
         " scores by kind and temperature.",
         ("triplets_valid", "triplets_new"),
