@@ -59,6 +59,7 @@ def pairs(
     seed: int = 0,
 ) -> None:
     """Make candidate picture pairs by prompt-to-prompt."""
+    from contextlib import closing
     from dataclasses import replace
 
     from tqdm import tqdm
@@ -83,7 +84,8 @@ def pairs(
     making = make_pairs(
         rows, config, out, chosen, model, engine=engine, workers=workers, gpus_per_worker=gpus_per_worker
     )
-    with tqdm(total=len(rows) * config.candidates_per_triplet, unit="pair") as bar:
+    # Closed at once when stopped: Ray cannot be shut down any more while the interpreter is.
+    with closing(making), tqdm(total=len(rows) * config.candidates_per_triplet, unit="pair") as bar:
         for progress in making:
             bar.update(progress.candidates - bar.n)
     typer.echo(f"candidates in {out}")

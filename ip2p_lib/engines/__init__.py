@@ -1,6 +1,6 @@
 """Engines: who makes the pairs. What comes out is the same; how many make it, and where, is not."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def make_pairs(
     engine: str = "in-process",
     workers: int = 1,
     gpus_per_worker: float | None = None,
-) -> Iterator[pairs.Progress]:
+) -> Generator[pairs.Progress, None, None]:
     """Make every candidate of every triplet with an engine by name; a folder that one began another continues.
 
     Args:
@@ -65,7 +65,7 @@ def _with_ray(
     model: str | None,
     workers: int,
     gpus_per_worker: float | None,
-) -> Iterator[pairs.Progress]:
+) -> Generator[pairs.Progress, None, None]:
     from ip2p_lib.engines.ray import synthesise_with_ray
 
     if model and Path(model).is_dir():

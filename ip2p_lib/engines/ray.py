@@ -14,7 +14,7 @@ ports are open to the network. On a cluster, folder and models must have the sam
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -167,7 +167,7 @@ def synthesise_with_ray(
     gpus_per_worker: float = 0.0,
     gpus_per_scorer: float = 0.0,
     threads: int = 1,
-) -> Iterator[pairs.Progress]:
+) -> Generator[pairs.Progress, None, None]:
     """Make and score every candidate of every triplet; yields after each shard.
 
     Whole shards are not made again and scored ones not scored again, so a killed run continues.
@@ -198,7 +198,7 @@ def synthesise_with_ray(
     yield from _progress(_claim(triplets, job), job, stages)
 
 
-def _progress(units: Sequence[pairs.Unit], job: Job, stages: Stages) -> Iterator[pairs.Progress]:
+def _progress(units: Sequence[pairs.Unit], job: Job, stages: Stages) -> Generator[pairs.Progress, None, None]:
     counts = {u.number: len(u.triplets) * job.config.candidates_per_triplet for u in units}
     shards = {u.number: pairs.shard_path(job.folder, u.number) for u in units}
     found = {n for n, shard in shards.items() if pairs.is_committed(shard)}

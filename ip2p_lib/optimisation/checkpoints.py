@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,21 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("checkpoint-*") if (p / "state.json").is_file())
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed run was writing or deleting."""
-    for path in (*folder.glob(".checkpoint-*.partial"), *folder.glob(".checkpoint-*.old")):
-        shutil.rmtree(path, ignore_errors=True)
+def clear_leftovers(folder: Path, keep: int) -> None:
+    """Remove what a killed run was writing or deleting, and what it had yet to delete."""
+    for path in (*folder.glob(".*.partial"), *folder.glob(".*.old")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    _drop_oldest(folder, keep)
+
+
+def _drop_oldest(folder: Path, keep: int) -> None:
+    for old in checkpoints(folder)[:-keep]:
+        doomed = old.with_name(f".{old.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(old.rename(doomed))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -79,10 +92,7 @@ def save_checkpoint(
         for name, group in tensors.items():
             save_file(group, partial / f"{name}.safetensors")
         storage.write_json(partial / "state.json", state)
-    for old in checkpoints(folder)[: -config.keep_checkpoints]:
-        doomed = old.with_name(f".{old.name}.old")
-        shutil.rmtree(doomed, ignore_errors=True)
-        shutil.rmtree(old.rename(doomed))
+    _drop_oldest(folder, config.keep_checkpoints)
 
 
 def load_checkpoint(
@@ -96,8 +106,8 @@ def load_checkpoint(
     found = checkpoints(folder)
     if not found:
         return {"step": 0, "loss": None}
-    state = storage.read_json(found[-1] / "state.json")
-    changed = FitConfig(**state["config"]).differences(config, state["step"])
+    state, earlier = _record(found[-1])
+    changed = earlier.differences(config, state["step"])
     if changed:
         raise ValueError(
             f"{folder} holds a run with another {', '.join(changed)}; continue with the same configuration"
@@ -119,10 +129,25 @@ def load_checkpoint(
     return state
 
 
+def _record(folder: Path) -> tuple[dict[str, Any], FitConfig]:
+    """What state.json holds, and the configuration in it."""
+    with _reading(folder / "state.json") as path:
+        state = storage.read_json(path)
+        if not {"step", "ema_updates", "loss", "config"} <= state.keys():
+            raise ValueError(f"it lacks some of its keys, has {', '.join(state)}")
+        return state, FitConfig(**state["config"])
+
+
 def _read(path: Path) -> dict[str, Tensor]:
-    try:
+    with _reading(path):
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path.parent} must be a whole checkpoint, but {path.name} cannot be read ({error}); delete that"
             " folder to continue from the one before"

@@ -79,9 +79,9 @@ def fit(
     ema = Ema(model, config.ema_decay)
     state: dict[str, Any] = {"step": 0, "loss": None}
     if folder:
-        if accelerator.is_main_process:
-            clear_leftovers(folder)
         state = load_checkpoint(folder, model, stepper.optimizer, ema, config)
+        if accelerator.is_main_process:
+            clear_leftovers(folder, config.keep_checkpoints)
     watch = LossWatch(config.loss_limit, accelerator.device, state["loss"])
     if state["step"] >= config.steps:  # finished earlier: hand the result over once
         yield Report(state["step"], torch.tensor(float("nan")), model, ema)

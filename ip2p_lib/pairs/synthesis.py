@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -195,7 +195,7 @@ def synthesise(
     folder: Path,
     *,
     critic: Critic | None = None,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Make every candidate of every triplet, in shards `candidates-00000.parquet` and on.
 
     A shard appears whole or not at all, and its mark after it; shards with a mark are not made again, so a

@@ -62,7 +62,8 @@ def train_editor(
     """
     data.check_channels(unet.config.in_channels)
     if folder is not None:
-        claim_folder(folder, _claim(unet, backbone, data, config))
+        remedy = "continue with the pairs, model and settings of that run, or choose an empty folder"
+        claim_folder(folder, _claim(unet, backbone, data, config), remedy=remedy)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     loss = EditLoss(unet, backbone, data, config)
