@@ -1,6 +1,6 @@
 """Engines: who makes the pairs. What comes out is the same; how many make it, and where, is not."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 
