@@ -159,11 +159,54 @@ def edit(
         )
         for r, picture in zip(rows, images.to_pictures(editor.decode_latents(last.latents)), strict=True):
             out[r] = picture
+    marks = {id(p): images.digest(p) for p in _spread(pictures, count, "pictures")}
     recipes = [
-        Recipe(t, a, b, steps, s, editor.name)
-        for t, a, b, s in zip(texts, s_text, s_image, seeds, strict=True)
+        Recipe(t, a, b, steps, s, editor.name, config.resolution, marks[id(p)])
+        for t, a, b, s, p in zip(
+            texts, s_text, s_image, seeds, _spread(pictures, count, "pictures"), strict=True
+        )
     ]
     return [EditResult(p, r) for p, r in zip(out, recipes, strict=True)]
+
+
+def film(
+    editor: Backbone,
+    picture: Image.Image,
+    instruction: str,
+    *,
+    config: EditConfig,
+    guidance_scale: float | None = None,
+    image_guidance_scale: float | None = None,
+    num_inference_steps: int | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[Step, Image.Image]]:
+    """The same edit step by step, with what the sampler takes the result for after each; leave to stop.
+
+    Raises:
+        ValueError: the instruction, a scale or the picture is not usable.
+    """
+    s_text, s_image = (
+        default if value is None else value
+        for value, default in (
+            (guidance_scale, config.guidance_scale),
+            (image_guidance_scale, config.image_guidance_scale),
+        )
+    )
+    check_scales([s_text], [s_image])
+    check_instruction(editor, instruction)
+    rgb = images.to_rgb(picture)
+    resized = images.fit(rgb, images.edit_size(*rgb.size, config.resolution, config.multiple))
+    for step in edit_latents(
+        editor,
+        editor.image_latents(images.to_tensor([resized])),
+        editor.encode_text([instruction]),
+        editor.encode_text([""]),
+        guidance_scales=[s_text],
+        image_guidance_scales=[s_image],
+        seeds=[seed],
+        num_inference_steps=num_inference_steps or config.num_inference_steps,
+    ):
+        yield step, images.to_pictures(editor.decode_latents(step.denoised))[0]
 
 
 def _is_many(value: Any) -> bool:

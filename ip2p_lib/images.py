@@ -1,5 +1,6 @@
 """Pictures in and out. The only place where value ranges change: bytes, [0, 1] and [-1, 1]."""
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,22 @@ def edit_size(width: int, height: int, resolution: int, multiple: int) -> tuple[
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resize and centre-crop to exactly `size` (width, height)."""
     return image if image.size == size else ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
+
+
+def paste_back(original: Image.Image, edited: Image.Image) -> Image.Image:
+    """Put an edit, made of the middle of a picture as `fit` cuts it, back at the picture's own size."""
+    out, (width, height) = to_rgb(original), edited.size
+    scale = min(Fraction(out.width, width), Fraction(out.height, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    corner = (out.width - size[0]) // 2, (out.height - size[1]) // 2
+    out.paste(edited.resize(size, Image.Resampling.LANCZOS), corner)
+    return out
+
+
+def digest(picture: Image.Image) -> str:
+    """Short digest of a picture's pixels as upright RGB."""
+    rgb = to_rgb(picture)
+    return storage.fingerprint([rgb.size, hashlib.sha256(rgb.tobytes()).hexdigest()])
 
 
 def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:

@@ -132,3 +132,5 @@ class Recipe:
     num_inference_steps: int
     seed: int
     model: str
+    resolution: int = 0  # that the picture was brought to; 0 if not told
+    source: str = ""  # digest of the input picture

@@ -1,4 +1,4 @@
-"""Pictures, pairs, filter, editing: each a thin face of one library function."""
+"""Pictures, pairs, filter: each a thin face of one library function."""
 
 from pathlib import Path
 from typing import Annotated
@@ -125,45 +125,3 @@ def filter_(
     scores = filtering.read_scores(candidates)
     count = filtering.export_kept(candidates, filtering.select(scores, config), out, config)
     typer.echo(f"kept {count} of {len(scores)} candidates in {out}")
-
-
-@app.command()
-@one_line_errors
-def edit(
-    picture: Annotated[Path, typer.Argument(help="Any picture file")],
-    instruction: Annotated[str, typer.Argument(help="What to change, e.g. 'make it night'")],
-    out: Annotated[Path, typer.Option("--out", help="PNG to write")] = Path("out/edit.png"),
-    preset: PresetName = "miniature",
-    model: Annotated[str | None, typer.Option(help="Editor: folder or hub id")] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option("--guidance-scale", "-t", help="s_T, weight of the text")
-    ] = None,
-    image_guidance_scale: Annotated[
-        float | None, typer.Option("--image-guidance-scale", "-i", help="s_I, weight of the picture")
-    ] = None,
-    steps: int | None = None,
-    seed: int = 0,
-) -> None:
-    """Edit one picture; the PNG carries its recipe."""
-    from ip2p_lib import backbone as models
-    from ip2p_lib import editing, images
-    from ip2p_lib.presets import preset as find
-
-    chosen = find(preset)
-    source = images.open_picture(picture)
-    writable(out.parent)
-    quiet()
-    device, dtype, _ = models.pick_device()
-    editor = models.load_editor(chosen, model, device=device, dtype=dtype)
-    result = editing.edit(
-        editor,
-        source,
-        instruction,
-        config=chosen.edit,
-        guidance_scale=guidance_scale,
-        image_guidance_scale=image_guidance_scale,
-        num_inference_steps=steps,
-        seed=seed,
-    )[0]
-    result.save(out)
-    typer.echo(f"{out}: {result.recipe}")

@@ -55,7 +55,8 @@ def contact_sheet(
     for y, row in enumerate(rows):
         for x, cell in enumerate(row):
             left, upper = pad + x * (side + pad), top + pad + y * height
-            sheet.paste(cell.picture.resize((side, side), Image.Resampling.NEAREST), (left, upper))
+            shown = _within(cell.picture, side)
+            sheet.paste(shown, (left + (side - shown.width) // 2, upper + (side - shown.height) // 2))
             if cell.frame is not None:
                 draw.rectangle(
                     (left - 2, upper - 2, left + side + 1, upper + side + 1), outline=cell.frame, width=2
@@ -63,6 +64,13 @@ def contact_sheet(
             text = wrap(cell.text, max(10, side // 6))[:lines]
             draw.multiline_text((left, upper + side + 2), "\n".join(text), INK, font, spacing=1)
     return sheet
+
+
+def _within(picture: Image.Image, side: int) -> Image.Image:
+    """A picture as large as a square allows, enlarged without smoothing."""
+    scale = side / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
 
 
 class Shown:

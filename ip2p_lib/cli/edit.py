@@ -1,0 +1,205 @@
+"""Editing: a picture or a folder of them, the grid of both scales, the film of the sampler."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ip2p_lib.cli.face import PresetName, app, given, one_line_errors, quiet, writable
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+GRID_TEXT, GRID_IMAGE = (0.5, 1.0, 1.5, 2.0), (0.8, 1.5, 2.2, 3.0)  # times the preset's own scales
+
+
+@app.command()
+@one_line_errors
+def edit(
+    source: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture file, or a folder of them")],
+    instruction: Annotated[str | None, typer.Argument(help="What to change, e.g. 'make it night'")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="PNG to write, or a folder for a folder's edits")
+    ] = None,
+    preset: PresetName = "miniature",
+    model: Annotated[str | None, typer.Option(help="Editor: folder or hub id")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance-scale", "-t", help="s_T, weight of the text")
+    ] = None,
+    image_guidance_scale: Annotated[
+        float | None, typer.Option("--image-guidance-scale", "-i", help="s_I, weight of the picture")
+    ] = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="PNG of an earlier edit: repeat it; other options change it")
+    ] = None,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="Put the result back at the picture's own size")
+    ] = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also OUT-grid.png: four values of each scale")
+    ] = False,
+    strip: Annotated[
+        int, typer.Option(metavar="FRAMES", help="Also OUT-strip.png: so many moments of the sampler")
+    ] = 0,
+) -> None:
+    """Edit pictures by instruction; each PNG carries its recipe. A folder's finished edits are not made again."""
+    from ip2p_lib import backbone as models
+    from ip2p_lib.presets import preset as find
+
+    chosen = find(preset)
+    options = given(
+        guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale,
+        num_inference_steps=steps, seed=seed,
+    )  # fmt: skip
+    if recipe is not None:
+        instruction, options = _repeated(recipe, instruction, options)
+    if not instruction:
+        raise ValueError("say what to change, e.g. ip2p edit photo.png 'make it night', or give a --recipe")
+    pictures = _pictures(source)
+    target = out or Path("out/edits" if source.is_dir() else "out/edit.png")
+    writable(target if source.is_dir() else target.parent)
+    quiet()
+    device, dtype, _ = models.pick_device()
+    editor = models.load_editor(chosen, model, device=device, dtype=dtype)
+    job = _Job(editor, chosen.edit, instruction, options, full_size)
+    if recipe is not None:
+        job.check_model(recipe)
+    if not source.is_dir():
+        job.one(source, target, grid, strip)
+        return
+    failed = [
+        line for path in pictures if (line := job.tried(path, target / f"{path.stem}.png", grid, strip))
+    ]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(pictures)} pictures were not edited, the first: {failed[0]}")
+
+
+def _pictures(source: Path) -> list[Path]:
+    """The pictures of a folder, no two of which would be written to one file."""
+    if not source.is_dir():
+        return [source]
+    found = sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"{source} must hold pictures ({', '.join(SUFFIXES)}), found none")
+    stems = [p.stem for p in found]
+    if twice := next((s for s in stems if stems.count(s) > 1), None):
+        raise ValueError(f"{source} must hold pictures of different names, but {twice} occurs more than once")
+    return found
+
+
+def _repeated(path: Path, instruction: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An earlier edit's instruction and settings, changed by what was given now."""
+    from ip2p_lib import images
+
+    found = images.read_recipe(path)
+    names = ("guidance_scale", "image_guidance_scale", "num_inference_steps", "seed")
+    if missing := [n for n in ("instruction", *names) if n not in found]:
+        raise ValueError(f"{path} must carry a whole recipe, but it lacks {', '.join(missing)}")
+    return instruction or found["instruction"], {**{n: found[n] for n in names}, **options}
+
+
+class _Job:
+    """One instruction and its settings, for as many pictures as there are."""
+
+    def __init__(
+        self, editor: Any, config: Any, instruction: str, options: dict[str, Any], full_size: bool
+    ) -> None:
+        self.editor, self.config, self.instruction = editor, config, instruction
+        self.options, self.full_size = options, full_size
+
+    def check_model(self, recipe: Path) -> None:
+        """A recipe repeats an edit with the editor that made it."""
+        from ip2p_lib import images
+
+        wanted = images.read_recipe(recipe).get("model")
+        if wanted != self.editor.name:
+            raise ValueError(f"{recipe} was made by editor {wanted}, this is {self.editor.name}; see --model")
+
+    def tried(self, path: Path, out: Path, grid: bool, strip: int) -> str:
+        """Edit one of many; what went wrong with it is told and returned, and the others go on."""
+        try:
+            if self._is_done(path, out):
+                typer.echo(f"{out}: is there already")
+            else:
+                self.one(path, out, grid, strip)
+        except (ValueError, OSError) as error:
+            typer.echo(f"error: {error}", err=True)
+            return str(error)
+        return ""
+
+    def _is_done(self, path: Path, out: Path) -> bool:
+        """Whether a file holds this very edit of this very picture."""
+        from dataclasses import asdict
+
+        from ip2p_lib import images
+        from ip2p_lib.records import Recipe
+
+        if not out.is_file():
+            return False
+        source, config = images.open_picture(path), self.config
+        wanted = Recipe(
+            self.instruction,
+            self.options.get("guidance_scale", config.guidance_scale),
+            self.options.get("image_guidance_scale", config.image_guidance_scale),
+            self.options.get("num_inference_steps", config.num_inference_steps),
+            self.options.get("seed", 0),
+            self.editor.name,
+            config.resolution,
+            images.digest(source),
+        )
+        try:
+            is_same = images.read_recipe(out) == asdict(wanted)
+        except ValueError:
+            return False
+        edited = images.edit_size(*source.size, config.resolution, config.multiple)
+        return is_same and images.open_picture(out).size == (source.size if self.full_size else edited)
+
+    def one(self, path: Path, out: Path, grid: bool, strip: int) -> None:
+        """Edit a picture, with its figures if asked."""
+        from dataclasses import asdict, replace
+
+        from ip2p_lib import images
+        from ip2p_lib.editing import edit as make
+
+        source = images.open_picture(path)
+        result = make(self.editor, source, self.instruction, config=self.config, **self.options)[0]
+        if self.full_size:
+            result = replace(result, picture=images.paste_back(source, result.picture))
+        result.save(out)
+        typer.echo(f"{out}: {asdict(result.recipe)}")
+        if grid:
+            self._grid(source, out.with_name(f"{out.stem}-grid.png"))
+        if strip:
+            self._strip(source, out.with_name(f"{out.stem}-strip.png"), strip)
+
+    def _grid(self, source: Any, out: Path) -> None:
+        """Rows of growing s_T, columns of growing s_I, one noise: the paper's figure."""
+        from ip2p_lib.course.figures import Cell, contact_sheet, save_picture
+        from ip2p_lib.editing import edit as make
+
+        texts = [round(self.config.guidance_scale * f, 2) for f in GRID_TEXT]
+        pictures = [round(self.config.image_guidance_scale * f, 2) for f in GRID_IMAGE]
+        points = [(t, i) for t in texts for i in pictures]
+        options = {
+            **self.options,
+            "guidance_scale": [t for t, _ in points],
+            "image_guidance_scale": [i for _, i in points],
+        }
+        made = make(self.editor, source, self.instruction, config=self.config, **options)
+        cells = [Cell(m.picture, f"s_T {t:g}, s_I {i:g}") for m, (t, i) in zip(made, points, strict=True)]
+        rows = [cells[r : r + len(pictures)] for r in range(0, len(cells), len(pictures))]
+        side = min(256, max(112, max(made[0].picture.size)))
+        save_picture(contact_sheet(rows, heads=[f"s_I {i:g}" for i in pictures], side=side, lines=1), out)
+        typer.echo(f"{out}: s_T from top to bottom, s_I from left to right")
+
+    def _strip(self, source: Any, out: Path, frames: int) -> None:
+        """What the sampler takes the result for, from the first step to the last."""
+        from ip2p_lib.course.figures import Cell, contact_sheet, save_picture
+        from ip2p_lib.editing import film
+
+        moments = list(film(self.editor, source, self.instruction, config=self.config, **self.options))
+        frames = min(frames, len(moments))
+        chosen = [moments[round(i * (len(moments) - 1) / max(1, frames - 1))] for i in range(frames)]
+        cells = [Cell(picture, f"step {step.index + 1} of {step.count}") for step, picture in chosen]
+        save_picture(contact_sheet([cells], lines=1), out)
+        typer.echo(f"{out}: {frames} of {len(moments)} steps")

@@ -1,0 +1,136 @@
+"""`ip2p edit`: one picture or a folder, its recipe repeated, both scales in a grid, the sampler as a film."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from ip2p_lib import cli, images
+from ip2p_lib.unet import save_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(editor, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "editor"
+    save_pipeline(editor, folder)
+    return folder
+
+
+@pytest.fixture
+def edit(model):
+    def run(*arguments, steps=2):
+        command = ["edit", *arguments, "--model", model, *(("--steps", steps) if steps else ())]
+        return CliRunner().invoke(cli.app, [str(a) for a in command])
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path, picture):
+    picture.save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def pixels(path):
+    return np.asarray(images.open_picture(path))
+
+
+def test_a_recipe_repeats_an_edit_to_the_byte_and_may_be_varied(edit, photo, tmp_path):
+    first, again, other = (tmp_path / f"{n}.png" for n in ("first", "again", "other"))
+    assert edit(photo, "make it night", "-t", 3, "-i", "1.2", "--seed", 5, "--out", first).exit_code == 0
+    assert edit(photo, "--recipe", first, "--out", again, steps=None).exit_code == 0
+    assert again.read_bytes() == first.read_bytes()
+    assert edit(photo, "--recipe", again, "--seed", 6, "--out", other, steps=None).exit_code == 0
+    recipe = images.read_recipe(other)
+    assert recipe == {**images.read_recipe(first), "seed": 6}
+    assert (recipe["guidance_scale"], recipe["resolution"]) == (3, 64)
+    assert not np.array_equal(pixels(other), pixels(first))
+
+
+def test_a_recipe_of_another_editor_or_no_recipe_is_refused(edit, photo, tmp_path):
+    made = tmp_path / "made.png"
+    edit(photo, "make it night", "--out", made)
+    images.save_with_recipe(Image.open(made), made, {**images.read_recipe(made), "model": "another"})
+    result = edit(photo, "--recipe", made, "--out", tmp_path / "x.png")
+    assert result.exit_code == 1
+    assert "made.png was made by editor another, this is editor; see --model" in result.stderr
+    images.save_with_recipe(Image.open(made), made, {"instruction": "make it night"})
+    assert "but it lacks guidance_scale, " in edit(photo, "--recipe", made).stderr
+    assert "must carry a recipe, found none" in edit(photo, "--recipe", photo).stderr
+    assert "say what to change" in edit(photo).stderr
+
+
+def test_a_folder_is_edited_and_finished_edits_are_not_made_again(edit, photo, picture, tmp_path):
+    folder, out = tmp_path / "album", tmp_path / "out"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(np.roll(np.asarray(picture), 9 * number, 1)).save(folder / f"{number}.jpg")
+    (folder / "notes.txt").write_text("no picture, and not taken for one")
+    assert edit(folder, "make it night", "--out", out).exit_code == 0
+    made = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.iterdir()}
+    assert sorted(made) == ["0.png", "1.png", "2.png"]
+    (out / "1.png").unlink()
+    (folder / "2.jpg").unlink()
+    picture.save(folder / "2.jpg")  # another picture of that name
+    result = edit(folder, "make it night", "--out", out)
+    assert [line.endswith("is there already") for line in result.stdout.splitlines()] == [True, False, False]
+    assert (out / "1.png").read_bytes() == made["1.png"][1]
+    assert (out / "2.png").read_bytes() != made["2.png"][1]
+    assert "already" not in edit(folder, "make it day", "--out", out).stdout
+    alone = tmp_path / "alone.png"
+    edit(folder / "1.jpg", "make it day", "--out", alone)
+    assert alone.read_bytes() == (out / "1.png").read_bytes()
+
+
+def test_a_bad_picture_in_a_folder_does_not_stop_the_others(edit, photo, tmp_path):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    photo.rename(folder / "b.png")
+    (folder / "a.png").write_text("no picture")
+    result = edit(folder, "make it night", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "1 of 2 pictures were not edited, the first: " in result.stderr
+    assert (tmp_path / "out" / "b.png").is_file()
+
+
+def test_a_folder_without_pictures_or_with_one_name_twice_is_refused(edit, photo, tmp_path):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    assert "must hold pictures (.png, " in edit(folder, "make it night").stderr
+    for name in ("a.png", "a.jpg"):
+        Image.open(photo).convert("RGB").save(folder / name)
+    assert "different names, but a occurs more than once" in edit(folder, "make it night").stderr
+
+
+def test_the_grid_shows_sixteen_points_and_the_strip_ends_with_the_edit(edit, photo, tmp_path):
+    out = tmp_path / "e.png"
+    assert edit(photo, "make it night", "--out", out, "--grid", "--strip", 9, steps=4).exit_code == 0
+    grid, strip = (Image.open(tmp_path / f"e-{n}.png") for n in ("grid", "strip"))
+    assert grid.width == 4 * (112 + 8) + 8
+    assert strip.width == 4 * (112 + 8) + 8  # no more frames than steps
+    edited = images.open_picture(out)
+    scale = 112 / max(edited.size)
+    height = round(edited.height * scale)
+    left, top = 8 + 3 * 120, 8 + (112 - height) // 2
+    last = strip.crop((left, top, left + 112, top + height))
+    assert np.array_equal(last, edited.resize(last.size, Image.Resampling.NEAREST))
+
+
+@pytest.mark.parametrize("size", [(72, 48), (300, 100), (90, 200)])
+def test_a_result_may_be_put_back_at_the_pictures_own_size(edit, picture, tmp_path, size):
+    path, out = tmp_path / "p.png", tmp_path / "e.png"
+    picture.resize(size).save(path)
+    assert edit(path, "make it night", "--out", out, "--full-size").exit_code == 0
+    assert images.open_picture(out).size == size
+    json.dumps(images.read_recipe(out))
+
+
+def test_putting_back_an_unchanged_picture_gives_it_back(picture):
+    same = images.paste_back(picture, images.fit(picture, picture.size))
+    assert np.array_equal(same, images.to_rgb(picture))
+    wide = Image.new("RGB", (300, 100), "red")
+    middle = images.paste_back(wide, Image.new("RGB", (64, 64), "blue"))
+    assert middle.getpixel((99, 50)) == (255, 0, 0) == middle.getpixel((200, 50))
+    assert middle.getpixel((101, 50)) == (0, 0, 255) == middle.getpixel((198, 50))
