@@ -8,22 +8,18 @@ docs/images/pairs_memory.png.
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from side_by_side import interleaved, peak_mb, write_rows
 from torch import Tensor
 from tqdm import tqdm
 
-from ip2p_lib import storage
 from ip2p_lib.attention import self_attention_layers, shared_self_attention
 from ip2p_lib.backbone import Backbone, load_clip, load_text_to_image
 from ip2p_lib.pairs import Candidate, pair_latents, rows_computed, synthesise
@@ -34,7 +30,6 @@ from ip2p_lib.triplets import world_triplets
 
 RESULT = Path(__file__).parent / "results" / "pairs_cpu.json"
 PLOT = Path(__file__).parent.parent / "docs" / "images" / "pairs_memory.png"
-ROUNDS, WARM_UP = 7, 2
 FORKS, STEPS = 6, 20
 MEMORY_SIZES = (100, 400, 1_600)
 
@@ -54,31 +49,6 @@ class CopiedScores:
         scores = scores[self.source]
         mixed = torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), v).flatten(2)
         return attn.to_out[1](attn.to_out[0](mixed))
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """How long a piece of work takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def interleaved(ours: Callable[[], object], theirs: Callable[[], object], name: str) -> dict[str, object]:
-    """Medians of both, and of the ratios of neighbours."""
-    pairs = []
-    for number in tqdm(range(WARM_UP + ROUNDS), desc=name):
-        pair = (seconds_of(ours), seconds_of(theirs))
-        if number >= WARM_UP:
-            pairs.append(pair)
-    ratios = [theirs / ours for ours, theirs in pairs]
-    return {
-        "name": name,
-        "ratio": round(median(ratios), 2),
-        "lowest": round(min(ratios), 2),
-        "highest": round(max(ratios), 2),
-        "ours": round(median(p[0] for p in pairs), 4),
-        "theirs": round(median(p[1] for p in pairs), 4),
-    }
 
 
 @torch.no_grad()
@@ -202,10 +172,7 @@ def peak_of_run(candidates: int) -> None:
             pass
         for _ in score(Path(name), load_clip(MINIATURE)):
             pass
-    # VmHWM belongs to this program alone; ru_maxrss would begin with what the process that started it had.
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    sys.stdout.write(f"{int(peak) / 1024:.0f}\n")
+    sys.stdout.write(f"{peak_mb()}\n")
 
 
 def memory() -> dict[str, object]:
@@ -243,12 +210,7 @@ def main() -> None:
         peak_of_run(int(sys.argv[2]))
         return
     rows = [injected_step(), forks(), filter_batched(), memory()]
-    about = storage.environment()
-    shared = {
-        "machine": about["machine"], "versions": about["versions"], "commit": about["commit"],
-        "date": datetime.now(UTC).date().isoformat(), "command": "python benchmarks/pairs_cpu.py",
-    }  # fmt: skip
-    storage.write_json(RESULT, [{**row, **shared} for row in rows])
+    write_rows(RESULT, rows, "python benchmarks/pairs_cpu.py")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ Run: `.venv/bin/python benchmarks/triplets_cpu.py` on an idle machine. Writes be
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from side_by_side import write_rows
 from tqdm import tqdm
 
-from ip2p_lib import storage
 from ip2p_lib.backbone import load_writer
 from ip2p_lib.presets import MINIATURE
 from ip2p_lib.triplets import Completion, Request, prompt_for, world_captions, write_all
@@ -69,12 +68,7 @@ def main() -> None:
     """Measure and write the result file."""
     writer = LocalWriter(load_writer(MINIATURE), MINIATURE.write)
     rows = [batch_against_singles(writer), thousand(writer)]
-    about = storage.environment()
-    shared = {
-        "machine": about["machine"], "versions": about["versions"], "commit": about["commit"],
-        "date": datetime.now(UTC).date().isoformat(), "command": "python benchmarks/triplets_cpu.py",
-    }  # fmt: skip
-    storage.write_json(RESULT, [{**row, **shared} for row in rows])
+    write_rows(RESULT, rows, "python benchmarks/triplets_cpu.py")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, check_instruction
-from ip2p_lib.diffusion import Step, euler_ancestral
+from ip2p_lib.diffusion import Step
 from ip2p_lib.guidance import Branches
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.records import Recipe
+from ip2p_lib.samplers import check_sampler, sample
 
 MAX_SCALE = 100.0
 
@@ -42,6 +43,7 @@ def edit_latents(
     image_guidance_scales: Sequence[float],
     seeds: Sequence[int],
     num_inference_steps: int,
+    sampler: str = "euler_ancestral",
 ) -> Iterator[Step]:
     """Sample the edit, yielding after each step; stop by leaving the loop.
 
@@ -67,7 +69,8 @@ def edit_latents(
         output = editor.unet(torch.cat([repeated, pictures], dim=1), timestep, states).sample
         return branches.combine(output.float())
 
-    yield from euler_ancestral(
+    yield from sample(
+        sampler,
         predict,
         editor.scheduler,
         seeds=seeds,
@@ -109,6 +112,7 @@ def edit(
     guidance_scale: float | Sequence[float] | None = None,
     image_guidance_scale: float | Sequence[float] | None = None,
     num_inference_steps: int | None = None,
+    sampler: str | None = None,
     seed: int | Sequence[int] = 0,
     batch_size: int = 32,
 ) -> list[EditResult]:
@@ -138,6 +142,7 @@ def edit(
     seeds = _spread(seed, count, "seed")
     steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
     check_scales(s_text, s_image)
+    check_sampler(sampler or config.sampler)
     for text in dict.fromkeys(texts):
         check_instruction(editor, text)
     resized = [
@@ -156,12 +161,13 @@ def edit(
             image_guidance_scales=[s_image[r] for r in rows],
             seeds=[seeds[r] for r in rows],
             num_inference_steps=steps,
+            sampler=config.sampler if sampler is None else sampler,
         )
         for r, picture in zip(rows, images.to_pictures(editor.decode_latents(last.latents)), strict=True):
             out[r] = picture
     marks = {id(p): images.digest(p) for p in _spread(pictures, count, "pictures")}
     recipes = [
-        Recipe(t, a, b, steps, s, editor.name, config.resolution, marks[id(p)])
+        Recipe(t, a, b, steps, s, editor.name, config.resolution, marks[id(p)], sampler or config.sampler)
         for t, a, b, s, p in zip(
             texts, s_text, s_image, seeds, _spread(pictures, count, "pictures"), strict=True
         )
@@ -178,6 +184,7 @@ def film(
     guidance_scale: float | None = None,
     image_guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
+    sampler: str | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[Step, Image.Image]]:
     """The same edit step by step, with what the sampler takes the result for after each; leave to stop.
@@ -205,6 +212,7 @@ def film(
         image_guidance_scales=[s_image],
         seeds=[seed],
         num_inference_steps=num_inference_steps or config.num_inference_steps,
+        sampler=sampler or config.sampler,
     ):
         yield step, images.to_pictures(editor.decode_latents(step.denoised))[0]
 

@@ -181,6 +181,7 @@ class EditConfig:
     guidance_scale: float = 7.5
     image_guidance_scale: float = 1.5
     num_inference_steps: int = 100
+    sampler: str = "euler_ancestral"
     resolution: int = 512
     multiple: int = 64  # sides are whole multiples of this many pixels
 

@@ -134,3 +134,4 @@ class Recipe:
     model: str
     resolution: int = 0  # that the picture was brought to; 0 if not told
     source: str = ""  # digest of the input picture
+    sampler: str = "euler_ancestral"

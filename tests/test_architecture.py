@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ip2p_lib"
 ORDER = (
-    "storage", "records", "scenes", "images", "diffusion", "guidance", "optimisation", "presets", "judge", "backbone",
+    "storage", "records", "scenes", "images", "diffusion", "samplers", "guidance", "optimisation", "presets", "judge", "backbone",
     "triplets", "attention", "pairs", "similarity", "filtering", "dataset", "unet", "lora", "single_file", "editing",
     "training", "evaluation", "quality", "miniature", "engines", "course", "cli",
 )  # fmt: skip

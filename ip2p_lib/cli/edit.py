@@ -28,6 +28,10 @@ def edit(
         float | None, typer.Option("--image-guidance-scale", "-i", help="s_I, weight of the picture")
     ] = None,
     steps: int | None = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="euler_ancestral, euler, ddim, dpm++ or unipc; dpm++ needs fewest steps"),
+    ] = None,
     seed: int | None = None,
     recipe: Annotated[
         Path | None, typer.Option(help="PNG of an earlier edit: repeat it; other options change it")
@@ -49,7 +53,7 @@ def edit(
     chosen = find(preset)
     options = given(
         guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale,
-        num_inference_steps=steps, seed=seed,
+        num_inference_steps=steps, sampler=sampler, seed=seed,
     )  # fmt: skip
     if recipe is not None:
         instruction, options = _repeated(recipe, instruction, options)
@@ -95,7 +99,8 @@ def _repeated(path: Path, instruction: str | None, options: dict[str, Any]) -> t
     names = ("guidance_scale", "image_guidance_scale", "num_inference_steps", "seed")
     if missing := [n for n in ("instruction", *names) if n not in found]:
         raise ValueError(f"{path} must carry a whole recipe, but it lacks {', '.join(missing)}")
-    return instruction or found["instruction"], {**{n: found[n] for n in names}, **options}
+    known = {n: found[n] for n in (*names, "sampler") if n in found}
+    return instruction or found["instruction"], {**known, **options}
 
 
 class _Job:
@@ -146,6 +151,7 @@ class _Job:
             self.editor.name,
             config.resolution,
             images.digest(source),
+            self.options.get("sampler", config.sampler),
         )
         try:
             is_same = images.read_recipe(out) == asdict(wanted)
