@@ -233,7 +233,8 @@ MINIATURE = Preset(
         ema_decay=0.998, mixed_precision="auto", resolution=64, checkpoint_every=250,
     ),
     edit=EditConfig(
-        guidance_scale=1.5, image_guidance_scale=1.5, num_inference_steps=20, resolution=64, multiple=32
+        guidance_scale=1.5, image_guidance_scale=1.5, num_inference_steps=10, sampler="dpm++", resolution=64,
+        multiple=32,
     ),
 )  # fmt: skip
 

@@ -132,6 +132,7 @@ class EditSheet:
             image_guidance_scales=[image_guidance_scale] * count,
             seeds=list(range(count)),
             num_inference_steps=self._config.num_inference_steps,
+            sampler=self._config.sampler,
         )
         return editor.decode_latents(last.latents)
 
