@@ -47,8 +47,7 @@ def train(
     """Fine-tune a text-to-image model, or an editor, on edit pairs; progress and sheets in OUT/log."""
     from dataclasses import replace
 
-    from accelerate import PartialState
-
+    from ip2p_lib.optimisation import processes
     from ip2p_lib.presets import preset as find
 
     chosen = find(preset)
@@ -70,7 +69,7 @@ def train(
     quiet()
     run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops)
     run.train(sheet_every)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         typer.echo(f"{run.save()} in {out}")
 
 
@@ -88,14 +87,11 @@ class _Run:
         held_out: float,
         crops: int,
     ) -> None:
-        from accelerate import PartialState
-
         from ip2p_lib import backbone as models
         from ip2p_lib.dataset import open_dataset
-        from ip2p_lib.lora import add_lora
-        from ip2p_lib.unet import as_editor_unet
+        from ip2p_lib.optimisation import processes
 
-        self.preset, self.config, self.out, self.processes = preset, config, out, PartialState()
+        self.preset, self.config, self.out, self.processes = preset, config, out, processes()
         self.base = models.load_backbone(
             model or preset.text_to_image,
             manifest="" if model else preset.manifest,
@@ -108,13 +104,18 @@ class _Run:
                 )
                 for part in (("train", "held_out") if held_out else ("train",))
             }
-        self.unet = as_editor_unet(self.base.unet, self.base.latent_channels)
-        self.is_lora, self.was_editor = (
-            lora_rank is not None,
-            self.base.unet.config.in_channels > self.base.latent_channels,
-        )
-        if lora_rank is not None:
-            add_lora(self.unet, lora_rank, lora_rank, train_conv_in=not self.was_editor, seed=config.seed)
+        self.lora_rank = lora_rank
+        self.was_editor = self.base.unet.config.in_channels > self.base.latent_channels
+
+    def untrained(self) -> Any:
+        """The network as training begins: with an adapter if asked for."""
+        from ip2p_lib.lora import add_lora
+        from ip2p_lib.unet import as_editor_unet
+
+        unet, rank = as_editor_unet(self.base.unet, self.base.latent_channels), self.lora_rank
+        if rank is not None:
+            add_lora(unet, rank, rank, train_conv_in=not self.was_editor, seed=self.config.seed)
+        return unet
 
     def train(self, sheet_every: int) -> None:
         """All steps, with a bar in the main process."""
@@ -124,9 +125,9 @@ class _Run:
 
         is_main = self.processes.is_main_process
         shown = self.parts.get("held_out", self.parts["train"])
-        sheet = EditSheet(self.base, shown, self.preset.edit) if is_main and sheet_every else None
+        sheet = EditSheet(self.base, shown, self.preset.edit) if sheet_every else None
         reports = watched(
-            train_editor(self.unet, self.base, self.parts["train"], self.config, self.out / "run"),
+            train_editor(self.untrained(), self.base, self.parts["train"], self.config, self.out / "run"),
             self.config,
             self.out / "log" if is_main else None,
             sheet=sheet,
@@ -134,8 +135,8 @@ class _Run:
         )
         self.losses: list[tuple[int, float]] = []
         with tqdm(total=self.config.steps, unit="step", disable=not is_main) as bar:
-            for self.last, progress in reports:
-                bar.update(self.last.step - bar.n)
+            for report, progress in reports:
+                bar.update(report.step - bar.n)
                 if progress:
                     bar.set_postfix_str(str(progress))
                     self.losses.append((progress.step, progress.loss))
@@ -143,17 +144,17 @@ class _Run:
     def save(self) -> str:
         """The averaged weights: adapter or whole editor, with a card; says what was written."""
         from ip2p_lib.lora import merge_lora, save_lora
+        from ip2p_lib.optimisation import load_average
         from ip2p_lib.training import validation_loss, write_card
         from ip2p_lib.unet import save_pipeline
 
-        self.last.ema.swap()
-        self.unet.eval()
-        loss = None
+        unet, is_lora, loss = self.untrained().eval(), self.lora_rank is not None, None
+        load_average(self.out / "run", unet)  # the trained one may lie in parts on several devices
         if "held_out" in self.parts:
-            loss = validation_loss(self.unet, self.base, self.parts["held_out"], self.config)
-        if self.is_lora and self.was_editor:
-            save_lora(self.unet, self.out / "lora.safetensors")
-        whole = merge_lora(self.unet) if self.is_lora else self.unet
+            loss = validation_loss(unet, self.base, self.parts["held_out"], self.config)
+        if is_lora and self.was_editor:
+            save_lora(unet, self.out / "lora.safetensors")
+        whole = merge_lora(unet) if is_lora else unet
         save_pipeline(self.base.with_unet(whole, "editor"), self.out / "editor")
         write_card(self.out / "run", self.out / "editor" / "README.md", self.losses, loss)
-        return "editor and lora.safetensors" if self.is_lora and self.was_editor else "editor"
+        return "editor and lora.safetensors" if is_lora and self.was_editor else "editor"

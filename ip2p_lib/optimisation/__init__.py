@@ -1,7 +1,7 @@
 """One training loop for every model here: configuration, averages, checkpoints, the loop itself."""
 
 from ip2p_lib.optimisation.averages import Ema, LossWatch
-from ip2p_lib.optimisation.checkpoints import checkpoints
+from ip2p_lib.optimisation.checkpoints import checkpoints, load_average
 from ip2p_lib.optimisation.config import FitConfig
 from ip2p_lib.optimisation.loop import (
     LossAt,
@@ -10,6 +10,7 @@ from ip2p_lib.optimisation.loop import (
     computes_in_bf16,
     fit,
     make_accelerator,
+    processes,
 )
 
 __all__ = [
@@ -22,5 +23,7 @@ __all__ = [
     "checkpoints",
     "computes_in_bf16",
     "fit",
+    "load_average",
     "make_accelerator",
+    "processes",
 ]

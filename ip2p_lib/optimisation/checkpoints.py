@@ -129,6 +129,26 @@ def load_checkpoint(
     return state
 
 
+def load_average(folder: Path, model: nn.Module) -> None:
+    """Fill what is trained of a model with the averages in the newest checkpoint of a run folder.
+
+    The model is a plain one, whether or not the trained one was sharded over several devices.
+
+    Raises:
+        ValueError: there is no whole checkpoint, or it is another model's.
+    """
+    found = checkpoints(folder)
+    if not found:
+        raise ValueError(f"{folder} must hold a checkpoint, but has none; train first")
+    averages = _read(found[-1] / "ema.safetensors")
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if {n: t.shape for n, t in averages.items()} != {n: p.shape for n, p in trained.items()}:
+        raise ValueError(f"{found[-1]} must hold a checkpoint of this model, but its averages are of another")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(averages[name])
+
+
 def _record(folder: Path) -> tuple[dict[str, Any], FitConfig]:
     """What state.json holds, and the configuration in it."""
     with _reading(folder / "state.json") as path:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -167,9 +168,18 @@ def computes_in_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def processes() -> PartialState:
+    """The processes that were started together, and which of them this is; without a GPU they meet on the CPU.
+
+    Accelerate's own default takes each for the only one where there is no GPU.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+
+
 def make_accelerator(mixed_precision: str) -> Accelerator:
     """An Accelerator; its shared state is renewed, so that one process may train at several precisions."""
     AcceleratorState._reset_state()
     if mixed_precision == "auto":
         mixed_precision = "bf16" if computes_in_bf16() else "no"
+    processes()
     return Accelerator(mixed_precision=mixed_precision)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.dataset import EditDataset
 from ip2p_lib.diffusion import Schedule, training_target
+from ip2p_lib.optimisation import processes
 from ip2p_lib.presets import TrainConfig
 
 TEXT_CACHE_BYTES = 2**29
@@ -88,13 +88,13 @@ class EditLoss:
         self._unet, self._backbone, self._data, self._config = unet, backbone, data, config
         self._schedule = Schedule.of(backbone.scheduler)
         self._text: dict[str, Tensor] = {}
-        processes = PartialState()
-        share, rest = divmod(config.batch_size, processes.num_processes)
+        group = processes()
+        share, rest = divmod(config.batch_size, group.num_processes)
         if rest:
             raise ValueError(
-                f"batch_size must divide among {processes.num_processes} processes, got {config.batch_size}"
+                f"batch_size must divide among {group.num_processes} processes, got {config.batch_size}"
             )
-        self._rows = slice(processes.process_index * share, (processes.process_index + 1) * share)
+        self._rows = slice(group.process_index * share, (group.process_index + 1) * share)
 
     def _states(self, texts: list[str]) -> Tensor:
         """Text states (B, T, D); each distinct instruction is encoded once and remembered."""

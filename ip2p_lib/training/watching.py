@@ -48,7 +48,8 @@ def watched(
 
     Args:
         log: folder for TensorBoard: loss, rate and speed by step, and the sheets.
-        sheet: draws the model, with its averaged weights, as pixels (1, 3, H, W) in [-1, 1].
+        sheet: draws the model, with its averaged weights, as pixels (1, 3, H, W) in [-1, 1]. Given to one
+            of several processes it must be given to all: a sharded model is drawn by all of them together.
     """
     rates = fit_config(config)
     total, count, started = None, 0, time.monotonic()
@@ -69,10 +70,12 @@ def watched(
             if writer:
                 _log_numbers(writer, progress)
             total, count, started = None, 0, time.monotonic()
-        if writer and sheet and (report.step % sheet_every == 0 or report.step == config.steps):
+        if sheet and (report.step % sheet_every == 0 or report.step == config.steps):
             paused = time.monotonic()
-            writer.add_image("edits", (drawn(report, sheet)[0] + 1) / 2, report.step)
-            writer.flush()
+            picture = (drawn(report, sheet)[0] + 1) / 2
+            if writer:
+                writer.add_image("edits", picture, report.step)
+                writer.flush()
             started += time.monotonic() - paused
         yield report, progress
     if writer:
@@ -94,6 +97,8 @@ def drawn(report: Report, sheet: Callable[[Any], Tensor]) -> Tensor:
     """A sheet of the averaged model; training goes on afterwards as if nothing had happened."""
     report.ema.swap()
     report.model.eval()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # shards are gathered on a stream that does not wait for the swap
     try:
         return sheet(report.model)
     finally:
