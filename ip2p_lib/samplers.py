@@ -79,8 +79,8 @@ def sample(
         yield from euler_ancestral(predict, trained, **common)  # type: ignore[arg-type]
         return
     total = len(trained.alphas_cumprod)
-    if not 1 <= num_inference_steps < total:
-        raise ValueError(f"num_inference_steps must lie in 1..{total - 1}, got {num_inference_steps}")
+    if not 1 <= num_inference_steps <= total:
+        raise ValueError(f"num_inference_steps must lie in 1..{total}, got {num_inference_steps}")
     scheduler = make_scheduler(name, trained)
     scheduler.set_timesteps(num_inference_steps)
     latents = seeded_noise(seeds, shape).to(device) * float(scheduler.init_noise_sigma)

@@ -97,5 +97,5 @@ def test_samplers_differ_and_an_unknown_one_is_refused(editor, picture):
     assert len(set(made.values())) == len(SAMPLERS)
     with pytest.raises(ValueError, match=r"one of euler_ancestral, euler, .*; got 'heun'"):
         edit(editor, picture, "make it night", config=CONFIG, sampler="heun")
-    with pytest.raises(ValueError, match=r"must lie in 1\.\.999, got 1000"):
-        edit(editor, picture, "make it night", config=CONFIG, sampler="ddim", num_inference_steps=1000)
+    with pytest.raises(ValueError, match=r"must lie in 1\.\.1000, got 1001"):
+        edit(editor, picture, "make it night", config=CONFIG, sampler="ddim", num_inference_steps=1001)

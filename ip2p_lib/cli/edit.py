@@ -57,7 +57,7 @@ def edit(
     )  # fmt: skip
     if recipe is not None:
         instruction, options = _repeated(recipe, instruction, options)
-    if not instruction:
+    if instruction is None:
         raise ValueError("say what to change, e.g. ip2p edit photo.png 'make it night', or give a --recipe")
     pictures = _pictures(source)
     target = out or Path("out/edits" if source.is_dir() else "out/edit.png")
