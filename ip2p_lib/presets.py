@@ -228,9 +228,9 @@ MINIATURE = Preset(
     ),
     filter=FilterConfig(min_text=0.8473, min_direction=0.8071, min_image=0.585),
     train=TrainConfig(
-        steps=4_200, batch_size=16, gradient_accumulation_steps=1, learning_rate=6e-4,
-        conv_in_learning_rate=4e-3, warmup_steps=100, decay_steps=1_000, noisy_fraction=0.5,
-        ema_decay=0.998, mixed_precision="auto", resolution=64, checkpoint_every=250,
+        steps=1_500, batch_size=32, gradient_accumulation_steps=1, learning_rate=6e-4,
+        conv_in_learning_rate=4e-3, warmup_steps=100, decay_steps=1_500, noisy_fraction=0.5,
+        ema_decay=0.995, mixed_precision="auto", resolution=64, checkpoint_every=250,
     ),
     edit=EditConfig(
         guidance_scale=1.5, image_guidance_scale=1.5, num_inference_steps=10, sampler="dpm++", resolution=64,
