@@ -23,6 +23,7 @@ from ip2p_lib.pairs.shards import needing_room
 
 ARRAYS = ("target_mean", "target_std", "condition")
 INDEX = "index.json"
+PIXELS = 2**18  # of each side of a pair: four of 256, or 64 of the miniature
 LARGEST = 9 / 8  # of the random sides, by the side of the crop
 MAPPED = 200  # files of an array that are open at once; a process may have some thousand
 Box = tuple[int, int, int]
@@ -123,6 +124,11 @@ class Encoder:
         side = self.resolution // self.backbone.factor
         return (2 * self.crops, self.backbone.latent_channels, side, side)
 
+    @property
+    def together(self) -> int:
+        """Pairs encoded at once: as many as fill `PIXELS`, since an encoder's memory grows with them."""
+        return max(1, min(GROUP, PIXELS // self.resolution**2))
+
     def record(self) -> dict[str, Any]:
         """What latents depend on beside the pairs; reads all weights."""
         mark = autoencoder_mark(self.backbone)
@@ -164,7 +170,7 @@ class Encoder:
             files = [stack.enter_context((out / f"{name}.npy").open("wb")) for name in ARRAYS]
             for file in files:
                 _write_header(file, (shard.count, *self.shape))
-            while group := list(islice(pairs, GROUP)):
+            while group := list(islice(pairs, self.together)):
                 blocks = self.encode(group, shard.first + len(prompts))
                 for file, block in zip(files, blocks, strict=True):
                     file.write(block.tobytes())
