@@ -198,7 +198,7 @@ def plot_memory(peaks: dict[int, int]) -> None:
 
     figure, axes = pyplot.subplots(figsize=(5, 3))
     axes.plot(list(peaks), list(peaks.values()), "o-")
-    axes.set(xscale="log", ylim=(0, None), xlabel="candidates", ylabel="peak memory, MB")
+    axes.set(xscale="log", ylim=(0, 1.2 * max(peaks.values())), xlabel="candidates", ylabel="peak memory, MB")
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PLOT, dpi=80, bbox_inches="tight")
     pyplot.close(figure)
