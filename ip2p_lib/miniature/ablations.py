@@ -15,11 +15,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from tqdm.auto import tqdm
 
-from ip2p_lib import filtering, images, records, storage
+from ip2p_lib import filtering, records, storage
 from ip2p_lib.backbone import Backbone, load_clip, load_judge, load_text_to_image
 from ip2p_lib.dataset import EditDataset, open_dataset
 from ip2p_lib.evaluation import EditScore, bootstrap, bootstrap_ratio, evaluate_edits
+from ip2p_lib.pairs import Candidate
 from ip2p_lib.pairs.shards import PAIR_SCHEMA, writing_shard
+from ip2p_lib.pairs.synthesis import pair_row
 from ip2p_lib.presets import MINIATURE, FilterConfig, TrainConfig
 from ip2p_lib.records import Triplet, read_triplets
 from ip2p_lib.scenes import render
@@ -133,19 +135,7 @@ def drawn_row(triplet: Triplet, layout: int, size: int) -> dict[str, Any] | None
     if edit is None:
         return None
     before, after = (render(replace(s, layout=layout), size) for s in (edit.before, edit.after))
-    return {
-        records.TRIPLET_ID: triplet.id,
-        records.CANDIDATE: 0,
-        records.ORIGINAL_PROMPT: triplet.input,
-        records.ORIGINAL_IMAGE: {"bytes": images.png_bytes(before), "path": f"{triplet.id}_0.png"},
-        records.EDIT_PROMPT: triplet.edit,
-        records.EDITED_PROMPT: triplet.output,
-        records.EDITED_IMAGE: {"bytes": images.png_bytes(after), "path": f"{triplet.id}_1.png"},
-        records.SEED: layout,
-        records.P2P_THRESHOLD: 0.0,
-        records.CFG_SCALE: 0.0,
-        records.SOURCE: "{}",
-    }
+    return pair_row(Candidate(triplet, 0, layout, 0.0, 0.0), before, after)
 
 
 def _kept_rows(folder: Path) -> list[dict[str, Any]]:

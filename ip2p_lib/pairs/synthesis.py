@@ -128,7 +128,7 @@ def _batch_rows(
             continue  # made beyond the end only because it shared a batch: results must not depend on that
         state.note(candidate.triplet, passed)
         if pair:
-            yield _row(candidate, *pair)
+            yield pair_row(candidate, *pair)
 
 
 def _preview(backbone: Backbone, batch: Sequence[Candidate], config: PairConfig, critic: Critic) -> Hopeless:
@@ -144,7 +144,8 @@ def _preview(backbone: Backbone, batch: Sequence[Candidate], config: PairConfig,
     return hopeless
 
 
-def _row(candidate: Candidate, first: Any, second: Any) -> dict[str, Any]:
+def pair_row(candidate: Candidate, first: Any, second: Any) -> dict[str, Any]:
+    """A candidate and its two pictures as a row of `PAIR_SCHEMA`."""
     triplet = candidate.triplet
     name = f"{triplet.id}/{candidate.index}-{candidate.seed}"
     return {
