@@ -103,6 +103,32 @@ def check_scales(guidance_scales: Sequence[float], image_guidance_scales: Sequen
                 raise ValueError(f"{name} must lie in 0..{MAX_SCALE:g}, got {value}")
 
 
+def recipe_of(
+    editor: Backbone,
+    source: str,
+    instruction: str,
+    config: EditConfig,
+    *,
+    guidance_scale: float | None = None,
+    image_guidance_scale: float | None = None,
+    num_inference_steps: int | None = None,
+    sampler: str | None = None,
+    seed: int = 0,
+) -> Recipe:
+    """What `edit` writes into its result, where None takes the value of `config`; `source` is the input's digest."""
+    return Recipe(
+        instruction,
+        config.guidance_scale if guidance_scale is None else guidance_scale,
+        config.image_guidance_scale if image_guidance_scale is None else image_guidance_scale,
+        config.num_inference_steps if num_inference_steps is None else num_inference_steps,
+        seed,
+        editor.name,
+        config.resolution,
+        source,
+        sampler or config.sampler,
+    )
+
+
 def edit(
     editor: Backbone,
     pictures: Image.Image | Sequence[Image.Image],
@@ -165,13 +191,15 @@ def edit(
         )
         for r, picture in zip(rows, images.to_pictures(editor.decode_latents(last.latents)), strict=True):
             out[r] = picture
-    marks = {id(p): images.digest(p) for p in _spread(pictures, count, "pictures")}
+    sources = _spread(pictures, count, "pictures")
+    marks = {key: images.digest(p) for key, p in {id(p): p for p in sources}.items()}  # each picture once
     recipes = [
-        Recipe(t, a, b, steps, s, editor.name, config.resolution, marks[id(p)], sampler or config.sampler)
-        for t, a, b, s, p in zip(
-            texts, s_text, s_image, seeds, _spread(pictures, count, "pictures"), strict=True
+        recipe_of(
+            editor, marks[id(p)], t, config, guidance_scale=a, image_guidance_scale=b,
+            num_inference_steps=steps, sampler=sampler, seed=s,
         )
-    ]
+        for t, a, b, s, p in zip(texts, s_text, s_image, seeds, sources, strict=True)
+    ]  # fmt: skip
     return [EditResult(p, r) for p, r in zip(out, recipes, strict=True)]
 
 

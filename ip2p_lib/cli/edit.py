@@ -137,22 +137,12 @@ class _Job:
         from dataclasses import asdict
 
         from ip2p_lib import images
-        from ip2p_lib.records import Recipe
+        from ip2p_lib.editing import recipe_of
 
         if not out.is_file():
             return False
         source, config = images.open_picture(path), self.config
-        wanted = Recipe(
-            self.instruction,
-            self.options.get("guidance_scale", config.guidance_scale),
-            self.options.get("image_guidance_scale", config.image_guidance_scale),
-            self.options.get("num_inference_steps", config.num_inference_steps),
-            self.options.get("seed", 0),
-            self.editor.name,
-            config.resolution,
-            images.digest(source),
-            self.options.get("sampler", config.sampler),
-        )
+        wanted = recipe_of(self.editor, images.digest(source), self.instruction, config, **self.options)
         try:
             is_same = images.read_recipe(out) == asdict(wanted)
         except ValueError:
