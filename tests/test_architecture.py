@@ -11,7 +11,7 @@ PACKAGE = ROOT / "ip2p_lib"
 ORDER = (
     "storage", "records", "scenes", "images", "diffusion", "samplers", "guidance", "optimisation", "presets", "judge", "backbone",
     "triplets", "attention", "pairs", "similarity", "filtering", "dataset", "unet", "lora", "single_file", "editing",
-    "training", "evaluation", "quality", "miniature", "engines", "course", "cli",
+    "baselines", "training", "evaluation", "quality", "miniature", "engines", "course", "cli",
 )  # fmt: skip
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 FORBIDDEN = {

@@ -1,4 +1,4 @@
-"""Measure every stage against what the world knows, with bootstrap intervals."""
+"""The measures themselves: what the judge, the exact answer and CLIP say, with bootstrap intervals."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -173,7 +173,8 @@ class EditScore:
     clip_sim_image: float
 
 
-def _requested(verdict: Verdict, edit: SceneEdit) -> bool:
+def changed_requested(verdict: Verdict, edit: SceneEdit) -> bool:
+    """Whether the judge reads the requested attribute or extra as the edit wants it, whatever else it reads."""
     wrong = verdict.differs(edit.after)
     if edit.kind in ("add", "remove"):
         return not set(wrong) & {e for e in EXTRAS if (e in edit.before.extras) != (e in edit.after.extras)}
@@ -228,7 +229,13 @@ def _score_group(
     distance, unedited = ((x - truth).abs().flatten(1).mean(1).tolist() for x in (after, before))
     return [
         EditScore(
-            e.kind, float(v.agrees(e.after)), float(_requested(v, e)), d, u, c.clip_sim_dir, c.clip_sim_image
+            e.kind,
+            float(v.agrees(e.after)),
+            float(changed_requested(v, e)),
+            d,
+            u,
+            c.clip_sim_dir,
+            c.clip_sim_image,
         )
         for e, v, d, u, c in zip(edits, verdicts, distance, unedited, cosines, strict=True)
     ]

@@ -1,0 +1,60 @@
+"""Prompt-to-prompt with both captions: what our training pairs are made with, as an editor of its own pictures.
+
+An oracle in two ways: it is told both captions, and it paints the source itself, so it never has to keep a
+picture that it did not make. Its measures compare its own source with its own target.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from ip2p_lib import images, storage
+from ip2p_lib.backbone import Backbone
+from ip2p_lib.baselines.systems import Edited, System, weights_mark
+from ip2p_lib.pairs import Candidate, blocks, pair_latents
+from ip2p_lib.records import Triplet
+
+THRESHOLDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.1)
+
+
+def prompt_to_prompt(
+    base: Backbone,
+    *,
+    guidance_scale: float = 7.5,
+    num_inference_steps: int = 100,
+    batch_size: int = 32,
+) -> System:
+    """Both pictures from the captions; the dial is the share of steps with shared self-attention.
+
+    Of the pictures given, only the width counts: the source is painted, square, at that size.
+    """
+
+    def run(
+        pictures: Sequence[Image.Image], triplets: Sequence[Triplet], value: float, seeds: Sequence[int]
+    ) -> list[Edited]:
+        out: list[Edited] = []
+        candidates = [
+            Candidate(t, 0, seed, value, guidance_scale) for t, seed in zip(triplets, seeds, strict=True)
+        ]
+        size = {p.width for p in pictures}
+        if len(size) != 1:
+            raise ValueError(f"pictures of a batch must share one width, got {sorted(size)}")
+        for block in blocks(candidates, batch_size):
+            latents = pair_latents(
+                base, block, num_inference_steps=num_inference_steps, size=pictures[0].width
+            )
+            painted = images.to_pictures(base.decode_latents(torch.cat(latents)))
+            half = len(block)
+            out += [Edited(b, a) for a, b in zip(painted[:half], painted[half:], strict=True)]
+        return out
+
+    return System(
+        name="prompt-to-prompt",
+        about="prompt-to-prompt from both captions, on pictures it painted itself",
+        dial="threshold",
+        values=THRESHOLDS,
+        run=run,
+        mark=storage.fingerprint([weights_mark(base.unet), guidance_scale, num_inference_steps]),
+        own_sources=True,
+    )

@@ -1,0 +1,41 @@
+"""Measure every stage against what the world knows, and editing systems against each other."""
+
+from ip2p_lib.evaluation.measures import (
+    ATTRIBUTE_OF_KIND,
+    EditScore,
+    Measure,
+    all_attributes_right,
+    bootstrap,
+    bootstrap_ratio,
+    by_kind,
+    changed_exactly,
+    changed_requested,
+    different_captions,
+    evaluate_edits,
+    pairs_exact,
+    psnr,
+    recall_at_1,
+    reconstruct,
+    sample_captions,
+    scene_pixels,
+)
+
+__all__ = [
+    "ATTRIBUTE_OF_KIND",
+    "EditScore",
+    "Measure",
+    "all_attributes_right",
+    "bootstrap",
+    "bootstrap_ratio",
+    "by_kind",
+    "changed_exactly",
+    "changed_requested",
+    "different_captions",
+    "evaluate_edits",
+    "pairs_exact",
+    "psnr",
+    "recall_at_1",
+    "reconstruct",
+    "sample_captions",
+    "scene_pixels",
+]
