@@ -1,0 +1,127 @@
+"""Evaluation: systems swept along their dials on held-out edits, the result file and its plots."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ip2p_lib.cli.face import PresetName, app, one_line_errors, quiet, writable
+
+SEED = 906  # held out: no training draws from it
+DEFAULT = "ours,ours-text,sdedit,sdedit-instruction,no-text,prompt-to-prompt,nothing,truth"
+
+
+@app.command()
+@one_line_errors
+def evaluate(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of measured edits; a second run continues it")
+    ] = Path("out/evaluate"),
+    systems: Annotated[
+        str, typer.Option(help="Names, with commas between; a wrong name lists them")
+    ] = DEFAULT,
+    edits: Annotated[int, typer.Option(help="Held-out edits at each point")] = 128,
+    slow_edits: Annotated[int, typer.Option(help="The same for systems that train on every picture")] = 24,
+    preset: PresetName = "miniature",
+    model: Annotated[str | None, typer.Option(help="Editor: folder or hub id")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Values of the dial, with commas between; each system has its own")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Where tradeoff.json goes")] = Path("data/results"),
+    figures: Annotated[Path | None, typer.Option(help="Folder for the plots, as PNG")] = None,
+    seed: Annotated[int, typer.Option(help="Of scenes, phrasings and noise")] = SEED,
+) -> None:
+    """Measure the trade-off between the wanted change and what is kept, for our editor and its baselines."""
+    from ip2p_lib import storage
+    from ip2p_lib.evaluation.report import report
+
+    names = [n.strip() for n in systems.split(",") if n.strip()]
+    values = None if at is None else _numbers(at)
+    for option, count in (("--edits", edits), ("--slow-edits", slow_edits)):
+        if count < 1:
+            raise ValueError(f"{option} must be at least 1, got {count}")
+    for folder in (out, results, *([figures] if figures else [])):
+        writable(folder)
+    quiet()
+    study = _Study(preset, model, out, seed, edits, slow_edits, names)
+    for name in names:
+        study.sweep(name, values)
+    own = [n for n, s in study.systems.items() if s.own_sources]
+    command = f"ip2p evaluate --systems {','.join(names)} --edits {edits} --slow-edits {slow_edits}"
+    command += "".join(f" {o} {v}" for o, v in (("--at", at), ("--model", model)) if v is not None)
+    head = {"preset": preset, "seed": seed, "command": command, "commit": storage.commit()}
+    result = {**head, **report(study.points(), own)}
+    storage.write_json(results / "tradeoff.json", result)
+    typer.echo(f"{len(result['points'])} points in {results / 'tradeoff.json'}")
+    for line in result["compared"]:
+        typer.echo(_sentence(line))
+    if figures is not None:
+        from ip2p_lib.evaluation.figures import draw
+
+        for path in draw(result, figures):
+            typer.echo(path)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(v) for v in text.split(",") if v.strip()]
+    except ValueError as error:
+        raise ValueError(f"--at must be numbers with commas between, got {text!r}") from error
+
+
+def _sentence(line: dict[str, Any]) -> str:
+    if not line["points"]:
+        ours, theirs = line["our_reach"], line["their_reach"]
+        return f"{line['against']}: no direction in common; ours {ours}, theirs {theirs}"
+    above = sum(p["above"] for p in line["points"])
+    return f"ours against {line['against']}: above with intervals apart at {above} of {len(line['points'])} directions"
+
+
+class _Study:
+    """What the command holds in its hands: models, instruments, the systems asked for."""
+
+    def __init__(
+        self,
+        preset: str,
+        model: str | None,
+        out: Path,
+        seed: int,
+        edits: int,
+        slow_edits: int,
+        names: list[str],
+    ) -> None:
+        from ip2p_lib.backbone import load_judge, pick_device
+        from ip2p_lib.baselines import Models, system
+        from ip2p_lib.evaluation.cases import world_cases
+        from ip2p_lib.evaluation.sweep import Instruments
+        from ip2p_lib.presets import preset as find
+
+        chosen, (device, _, _) = find(preset), pick_device()
+        models = Models(chosen, model=model, device=device)
+        self.systems = {name: system(name, models) for name in dict.fromkeys(names)}
+        self.out, self.seed, self.counts = out, seed, (edits, slow_edits)
+        judge = load_judge(chosen, device=device) if chosen.manifest else None
+        self.instruments = Instruments(models.clip, judge, chosen.edit)
+        self.cases = list(world_cases(max(self.counts), seed))
+
+    def sweep(self, name: str, values: list[float] | None) -> None:
+        """Measure one system, with a bar; what is wrong with an edit is said by name."""
+        from tqdm import tqdm
+
+        from ip2p_lib.evaluation.sweep import sweep
+
+        one = self.systems[name]
+        cases = self.cases[: self.counts[one.slow]]
+        dial = one.values if values is None or len(one.values) == 1 else tuple(values)
+        steps = sweep(one, dial, cases, self.out / name, self.instruments, seed=self.seed)
+        with tqdm(total=len(dial) * len(cases), desc=name, unit="edit") as bar:
+            for done in steps:
+                bar.update(done.edits)
+                for fault in done.faults:
+                    bar.write(f"{name} at {done.dial:g}: {fault}")
+
+    def points(self) -> dict[str, Any]:
+        """All rows on disk of the systems asked for."""
+        from ip2p_lib.evaluation.sweep import read_points
+
+        return {name: read_points(self.out / name) for name in self.systems}

@@ -1,0 +1,86 @@
+"""Sweeps summed up: every point with its intervals, curves held against each other, CLIP against the truth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ip2p_lib.evaluation.agreement import Points, correlations, wrong_preferences
+from ip2p_lib.evaluation.curves import DIRECTION, IMAGE, RELEASED, AtDirection, Curve, compare
+from ip2p_lib.evaluation.measures import Measure, bootstrap
+from ip2p_lib.evaluation.rows import MEASURES, EditRow
+
+OURS = "ours"
+SHOWN = 20  # wrong preferences told one by one
+
+
+def plain(measure: Measure) -> dict[str, float | int]:
+    """A measure as it stands in result files."""
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(measure).items()}
+
+
+def point(system: str, dial: float, rows: Sequence[EditRow]) -> dict[str, Any]:
+    """One point of a curve: each measure that some of its edits have, and exactness by kind of edit."""
+    found: dict[str, Any] = {"system": system, "dial": dial, "edits": len(rows)}
+    found["faults"] = [f"{r.id}: {r.fault}" for r in rows if r.fault]
+    for name in MEASURES:
+        values = [v for r in rows if (v := getattr(r, name)) is not None]
+        if values:
+            found[name] = plain(bootstrap(values))
+    kinds = {r.kind: [q.exact for q in rows if q.kind == r.kind and q.exact is not None] for r in rows}
+    found["exact_by_kind"] = {k: plain(bootstrap(v)) for k, v in kinds.items() if v}
+    return found
+
+
+def _told(at: AtDirection) -> dict[str, Any]:
+    return {
+        "direction": round(at.direction, 4),
+        **{name: plain(getattr(at, name)) for name in ("ours", "theirs", "difference")},
+        "above": at.above,
+    }
+
+
+def comparison(ours: Curve, theirs: Curve) -> dict[str, Any]:
+    """Our curve against another: at common directions, or how far each reaches if there is none."""
+    points = compare(ours, theirs)
+    return {
+        "against": theirs.name,
+        "edits": len(set(ours.ids) & set(theirs.ids)),
+        "our_reach": [round(v, 4) for v in ours.reach],
+        "their_reach": [round(v, 4) for v in theirs.reach],
+        "points": [_told(p) for p in points],
+        "above_everywhere": bool(points) and all(p.above for p in points),
+    }
+
+
+def compared(
+    systems: Mapping[str, Points], axes: tuple[str, str] = (DIRECTION, IMAGE)
+) -> list[dict[str, Any]]:
+    """Our curve against that of every other system with more than one point."""
+    if OURS not in systems:
+        return []
+    ours = Curve.of(OURS, systems[OURS], axes)
+    others = (name for name, points in systems.items() if name != OURS and len(points) > 1)
+    return [comparison(ours, Curve.of(name, systems[name], axes)) for name in others]
+
+
+def report(systems: Mapping[str, Points], own_sources: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything that is written to the result file.
+
+    Args:
+        systems: rows by name and by the dial's value.
+        own_sources: systems that painted their inputs, whose results are not edits of the same pictures.
+    """
+    same = {name: points for name, points in systems.items() if name not in own_sources}
+    rows = [r for points in same.values() for group in points.values() for r in group]
+    shares, worst = wrong_preferences(same)
+    return {
+        "points": [point(n, dial, group) for n, points in systems.items() for dial, group in points.items()],
+        "compared": compared(same),
+        "compared_in_the_released_range": compared(same, RELEASED),
+        "correlations": [
+            {"kind": kind, "measure": measure, "truth": truth, **plain(found)}
+            for kind, measure, truth, found in correlations(rows)
+        ],
+        "clip_prefers_the_wrong_one": {kind: plain(m) for kind, m in shares.items()},
+        "worst_preferences": [asdict(p) for p in worst[:SHOWN]],
+    }
