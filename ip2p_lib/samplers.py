@@ -12,7 +12,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from ip2p_lib.diffusion import Denoiser, Step, euler_ancestral, seeded_noise
+from ip2p_lib.diffusion import Denoiser, Step, euler_ancestral, sampling_sigmas, seeded_noise
 
 # Timesteps are spaced evenly from the noisiest on, so that few steps begin at pure noise too.
 OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -49,6 +49,28 @@ def make_scheduler(name: str, trained: Any) -> Any:
     return kind(**shared, **options, timestep_spacing="trailing")
 
 
+def timesteps_of(name: str, trained: Any, num_inference_steps: int) -> Tensor:
+    """The timesteps that `sample` visits, in order, (N,).
+
+    Raises:
+        ValueError: the name or the number of steps is not usable.
+    """
+    check_sampler(name)
+    if name == "euler_ancestral":
+        return sampling_sigmas(trained, num_inference_steps)[1]
+    return _scheduled(name, trained, num_inference_steps).timesteps
+
+
+def _scheduled(name: str, trained: Any, num_inference_steps: int) -> Any:
+    """diffusers' scheduler, ready for so many steps."""
+    total = len(trained.alphas_cumprod)
+    if not 1 <= num_inference_steps <= total:
+        raise ValueError(f"num_inference_steps must lie in 1..{total}, got {num_inference_steps}")
+    scheduler = make_scheduler(name, trained)
+    scheduler.set_timesteps(num_inference_steps)
+    return scheduler
+
+
 def sample(
     name: str,
     predict: Denoiser,
@@ -78,11 +100,7 @@ def sample(
     if name == "euler_ancestral":
         yield from euler_ancestral(predict, trained, **common)  # type: ignore[arg-type]
         return
-    total = len(trained.alphas_cumprod)
-    if not 1 <= num_inference_steps <= total:
-        raise ValueError(f"num_inference_steps must lie in 1..{total}, got {num_inference_steps}")
-    scheduler = make_scheduler(name, trained)
-    scheduler.set_timesteps(num_inference_steps)
+    scheduler = _scheduled(name, trained, num_inference_steps)
     latents = seeded_noise(seeds, shape).to(device) * float(scheduler.init_noise_sigma)
     for i, timestep in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)

@@ -1,4 +1,4 @@
-"""Edit pictures by instruction with two guidance scales: the library's front door."""
+"""Pictures in, edited pictures out, and the recipe that repeats each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, check_instruction
 from ip2p_lib.diffusion import Step
-from ip2p_lib.guidance import Branches
+from ip2p_lib.editing.large import decoded
+from ip2p_lib.editing.latents import edit_latents
+from ip2p_lib.editing.memory import Memory
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.records import Recipe
-from ip2p_lib.samplers import check_sampler, sample
+from ip2p_lib.samplers import check_sampler
 
 MAX_SCALE = 100.0
 
@@ -30,54 +31,6 @@ class EditResult:
     def save(self, path: Path) -> None:
         """Write a PNG that carries its recipe."""
         images.save_with_recipe(self.picture, path, asdict(self.recipe))
-
-
-@torch.no_grad()
-def edit_latents(
-    editor: Backbone,
-    condition: Tensor,
-    text_states: Tensor,
-    null_states: Tensor,
-    *,
-    guidance_scales: Sequence[float],
-    image_guidance_scales: Sequence[float],
-    seeds: Sequence[int],
-    num_inference_steps: int,
-    sampler: str = "euler_ancestral",
-) -> Iterator[Step]:
-    """Sample the edit, yielding after each step; stop by leaving the loop.
-
-    Only predictions whose weight is non-zero are computed: three in general, two where s_I = 1 or
-    s_T = s_I, one where both are 1.
-
-    Args:
-        condition: unscaled latents of the input pictures, (B, C, h, w).
-        text_states: of the instructions, (B, T, D).
-        null_states: of "", (1, T, D).
-        guidance_scales, image_guidance_scales, seeds: one per row.
-
-    Source: InstructPix2Pix section 3.2.1; timothybrooks/instruct-pix2pix@0dffd1e:edit_cli.py.
-    """
-    count = len(condition)
-    branches = Branches.of(guidance_scales, image_guidance_scales)
-    null = null_states.expand(count, -1, -1)
-    states = torch.cat([text_states if used else null for used in branches.has_text])
-    pictures = torch.cat([condition if used else torch.zeros_like(condition) for used in branches.has_image])
-
-    def predict(scaled: Tensor, timestep: Tensor, step: int) -> Tensor:
-        repeated = scaled.to(pictures.dtype).repeat(len(branches.has_text), 1, 1, 1)
-        output = editor.unet(torch.cat([repeated, pictures], dim=1), timestep, states).sample
-        return branches.combine(output.float())
-
-    yield from sample(
-        sampler,
-        predict,
-        editor.scheduler,
-        seeds=seeds,
-        shape=tuple(condition.shape[1:]),
-        num_inference_steps=num_inference_steps,
-        device=condition.device,
-    )
 
 
 def _spread(value: Any, count: int, name: str) -> list[Any]:
@@ -141,6 +94,8 @@ def edit(
     sampler: str | None = None,
     seed: int | Sequence[int] = 0,
     batch_size: int = 32,
+    graph: bool = False,
+    memory: Memory | None = None,
 ) -> list[EditResult]:
     """Edit one or many pictures with one or many instructions.
 
@@ -148,8 +103,12 @@ def edit(
     its own row alone, not on its batch mates.
 
     Args:
-        pictures: any mode and size; resized by the released rule to `config.resolution`.
+        pictures: any mode and size; resized by the released rule to `config.resolution`. Above 768 x 768 pixels the
+            autoencoder works in tiles.
         config: the preset's defaults, used where an argument is None.
+        graph: on a CUDA device, capture a step as a graph and replay it; no difference elsewhere.
+        memory: what to look up and keep pictures' latents, texts' states and captured steps in; None keeps nothing
+            after this call. Results are the same.
 
     Raises:
         ValueError: lengths do not match, or an instruction, scale or picture is not usable.
@@ -157,49 +116,24 @@ def edit(
     given: tuple[Any, ...] = (pictures, instructions, guidance_scale, image_guidance_scale, seed)
     count = max((len(v) for v in given if _is_many(v)), default=1)
     texts = _spread(instructions, count, "instructions")
-    s_text = _spread(
-        config.guidance_scale if guidance_scale is None else guidance_scale, count, "guidance_scale"
-    )
-    s_image = _spread(
-        config.image_guidance_scale if image_guidance_scale is None else image_guidance_scale,
-        count,
-        "image_guidance_scale",
-    )
-    seeds = _spread(seed, count, "seed")
-    steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
-    check_scales(s_text, s_image)
-    check_sampler(sampler or config.sampler)
-    for text in dict.fromkeys(texts):
-        check_instruction(editor, text)
-    resized = [
-        images.fit(p, images.edit_size(*p.size, config.resolution, config.multiple))
-        for p in (images.to_rgb(p) for p in _spread(pictures, count, "pictures"))
-    ]
-    out = list(resized)  # each replaced by its edit
-    for rows in _batches([p.size for p in resized], batch_size):
-        condition = editor.image_latents(images.to_tensor([resized[r] for r in rows]))
-        *_, last = edit_latents(
-            editor,
-            condition,
-            editor.encode_text([texts[r] for r in rows]),
-            editor.encode_text([""]),
-            guidance_scales=[s_text[r] for r in rows],
-            image_guidance_scales=[s_image[r] for r in rows],
-            seeds=[seeds[r] for r in rows],
-            num_inference_steps=steps,
-            sampler=config.sampler if sampler is None else sampler,
-        )
-        for r, picture in zip(rows, images.to_pictures(editor.decode_latents(last.latents)), strict=True):
-            out[r] = picture
-    sources = _spread(pictures, count, "pictures")
+    s_text = _spread(guidance_scale, count, "guidance_scale")
+    s_image = _spread(image_guidance_scale, count, "image_guidance_scale")
+    seeds, sources = _spread(seed, count, "seed"), _spread(pictures, count, "pictures")
     marks = {key: images.digest(p) for key, p in {id(p): p for p in sources}.items()}  # each picture once
     recipes = [
         recipe_of(
             editor, marks[id(p)], t, config, guidance_scale=a, image_guidance_scale=b,
-            num_inference_steps=steps, sampler=sampler, seed=s,
+            num_inference_steps=num_inference_steps, sampler=sampler, seed=s,
         )
         for t, a, b, s, p in zip(texts, s_text, s_image, seeds, sources, strict=True)
     ]  # fmt: skip
+    _check(editor, recipes)
+    memory = Memory() if memory is None else memory
+    out = [_resized(p, config) for p in sources]  # each replaced by its edit
+    for rows in _batches([p.size for p in out], batch_size):
+        *_, last = _sampled(editor, [out[r] for r in rows], [recipes[r] for r in rows], graph, memory)
+        for r, picture in zip(rows, decoded(editor, last.latents), strict=True):
+            out[r] = picture
     return [EditResult(p, r) for p, r in zip(out, recipes, strict=True)]
 
 
@@ -214,35 +148,54 @@ def film(
     num_inference_steps: int | None = None,
     sampler: str | None = None,
     seed: int = 0,
+    memory: Memory | None = None,
 ) -> Iterator[tuple[Step, Image.Image]]:
     """The same edit step by step, with what the sampler takes the result for after each; leave to stop.
 
     Raises:
         ValueError: the instruction, a scale or the picture is not usable.
     """
-    s_text, s_image = (
-        default if value is None else value
-        for value, default in (
-            (guidance_scale, config.guidance_scale),
-            (image_guidance_scale, config.image_guidance_scale),
-        )
-    )
-    check_scales([s_text], [s_image])
-    check_instruction(editor, instruction)
+    recipe = recipe_of(
+        editor, images.digest(picture), instruction, config, guidance_scale=guidance_scale,
+        image_guidance_scale=image_guidance_scale, num_inference_steps=num_inference_steps, sampler=sampler, seed=seed,
+    )  # fmt: skip
+    _check(editor, [recipe])
+    memory = Memory() if memory is None else memory
+    for step in _sampled(editor, [_resized(picture, config)], [recipe], False, memory):
+        yield step, decoded(editor, step.denoised)[0]
+
+
+def _check(editor: Backbone, recipes: Sequence[Recipe]) -> None:
+    """Refuse what cannot be edited before anything is computed."""
+    check_scales([r.guidance_scale for r in recipes], [r.image_guidance_scale for r in recipes])
+    check_sampler(recipes[0].sampler)
+    for text in dict.fromkeys(r.instruction for r in recipes):
+        check_instruction(editor, text)
+
+
+def _resized(picture: Image.Image, config: EditConfig) -> Image.Image:
+    """A picture as RGB at the size to edit."""
     rgb = images.to_rgb(picture)
-    resized = images.fit(rgb, images.edit_size(*rgb.size, config.resolution, config.multiple))
-    for step in edit_latents(
+    return images.fit(rgb, images.edit_size(*rgb.size, config.resolution, config.multiple))
+
+
+def _sampled(
+    editor: Backbone, resized: Sequence[Image.Image], recipes: Sequence[Recipe], graph: bool, memory: Memory
+) -> Iterator[Step]:
+    """The steps of edits of pictures of one size that share sampler and number of steps."""
+    yield from edit_latents(
         editor,
-        editor.image_latents(images.to_tensor([resized])),
-        editor.encode_text([instruction]),
-        editor.encode_text([""]),
-        guidance_scales=[s_text],
-        image_guidance_scales=[s_image],
-        seeds=[seed],
-        num_inference_steps=num_inference_steps or config.num_inference_steps,
-        sampler=sampler or config.sampler,
-    ):
-        yield step, images.to_pictures(editor.decode_latents(step.denoised))[0]
+        torch.cat([memory.latents(editor, p) for p in resized]),
+        torch.cat([memory.states(editor, r.instruction) for r in recipes]),
+        memory.states(editor, ""),
+        guidance_scales=[r.guidance_scale for r in recipes],
+        image_guidance_scales=[r.image_guidance_scale for r in recipes],
+        seeds=[r.seed for r in recipes],
+        num_inference_steps=recipes[0].num_inference_steps,
+        sampler=recipes[0].sampler,
+        graph=graph,
+        memory=memory,
+    )
 
 
 def _is_many(value: Any) -> bool:
