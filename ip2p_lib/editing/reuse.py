@@ -52,19 +52,22 @@ class SharedWork:
         self, unet: Any, *, alike: int, timesteps: Tensor | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
         self._unet, self._step = unet, 0
-        self._texts: list[_OfText] = []
         self._replaced: dict[nn.Module, Callable[..., Any]] = {}
-        if not can_share(unet):
-            return
+        with LOCK:  # another edit's replacements must not be taken for the modules' own
+            if can_share(unet):
+                self._share(alike, timesteps, dtype)
+        self._texts = [f for f in self._replaced.values() if isinstance(f, _OfText)]
+
+    def _share(self, alike: int, timesteps: Tensor | None, dtype: torch.dtype) -> None:
+        """Say what replaces which module's own `forward`."""
         if alike:
-            self._replaced |= {m: _of_half(m.forward, alike) for m in before_text(unet)}
+            self._replaced |= {m: _of_half(m.forward, alike) for m in before_text(self._unet)}
         if timesteps is not None:
-            tables = time_tables(unet, timesteps, dtype)
+            tables = time_tables(self._unet, timesteps, dtype)
             self._replaced |= {m: self._looked_up(table) for m, table in tables.items()}
-        for name, attn in unet.named_modules():
+        for name, attn in self._unet.named_modules():
             if name.endswith(".attn2"):
                 self._replaced |= {p: _OfText(p.forward) for p in (attn.to_k, attn.to_v)}
-        self._texts = [f for f in self._replaced.values() if isinstance(f, _OfText)]
 
     def __call__(self, inputs: Tensor, timestep: Tensor, states: Tensor, step: int) -> Tensor:
         """The network's answer, (R, C, h, w), for inputs (R, C', h, w), a timestep and text states (R, T, D).
