@@ -13,21 +13,25 @@ from ip2p_lib import storage
 ROUNDS, WARM_UP = 7, 2
 
 
-def seconds_of(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """How long a piece of work takes."""
-    started = time.perf_counter()
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def in_rounds(
-    ways: Mapping[str, Callable[[], object]], name: str, rounds: int = ROUNDS, warm_up: int = WARM_UP
+    ways: Mapping[str, Callable[[], object]],
+    name: str,
+    rounds: int = ROUNDS,
+    warm_up: int = WARM_UP,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every way in every round, warm-up left out; in a round each way has its turn."""
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for number in tqdm(range(warm_up + rounds), desc=name):
         for way, work in ways.items():
-            seconds = seconds_of(work)
+            seconds = seconds_of(work, clock)
             if number >= warm_up:
                 taken[way].append(seconds)
     return taken
@@ -62,11 +66,11 @@ def peak_mb() -> int:
     return round(int(peak) / 1024)
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, object]], command: str) -> None:
-    """Write a result file: each row with machine, versions, commit, date and command."""
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]], command: str, note: str = "") -> None:
+    """Write a result file: each row with machine (and what is to be said of it), versions, commit, date and command."""
     about = storage.environment()
     shared = {
-        "machine": about["machine"], "versions": about["versions"], "commit": about["commit"],
+        "machine": ", ".join(filter(None, (about["machine"], note))), "versions": about["versions"], "commit": about["commit"],
         "date": datetime.now(UTC).date().isoformat(), "command": command,
     }  # fmt: skip
     storage.write_json(path, [{**row, **shared} for row in rows])
