@@ -1,7 +1,7 @@
 """Time an edit against diffusers' pipeline, with the shipped miniature and at half the width of Stable Diffusion.
 
-Both sides get the same latents, noise, text states and timesteps and are checked for equal latents after 20 steps first;
-then rounds alternate and medians of the ratios of neighbours are taken. Time is that of the processor, on one thread. What
+Both sides get the same latents, noise, text states and timesteps and are checked for equal latents first, after 20
+steps at general scales; then rounds alternate and medians of the ratios of neighbours are taken. Time is that of the processor, on one thread. What
 encoding and decoding cost is the same on both sides and left out. The wide network has random weights: speed does not
 depend on them, and no quality is claimed.
 Run: `python benchmarks/edit_cpu.py [--note "what else the machine does"]`. Writes benchmarks/results/edit_cpu.json.
@@ -68,14 +68,15 @@ def measured(sides: Sides, suffix: str, steps: int, rounds: int) -> list[dict[st
     """All rows of one network."""
     rows = [against_pipeline(sides, f"edit_generic{suffix}_cpu", GENERIC, steps, rounds)]
     for (what, scales), short in zip(ZERO.items(), ("", "_equal_scales"), strict=True):
-        row = against_pipeline(sides, f"edit_zero_branch{short}{suffix}_cpu", scales, steps, rounds)
+        name = f"edit_zero_branch{short}{suffix}_cpu"
+        row = against_pipeline(replace(sides, steps=steps), name, scales, steps, rounds)
         rows.append({**row, "branch": what})
     return [*rows, parts(sides, f"edit_parts{suffix}_cpu", rounds)]
 
 
 def batched(alone: Sides, steps: int, rounds: int) -> dict[str, object]:
     """A row: edits in a batch against diffusers' batch, and against our own one by one."""
-    together = replace(alone, count=BATCH)
+    together = replace(alone, count=BATCH, steps=steps)
     row = against_pipeline(together, "edit_batch_miniature_cpu", GENERIC, steps, rounds)
     one, many = replace(alone, steps=steps), replace(together, steps=steps)
     ways = {
@@ -95,8 +96,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     miniature = Sides(load_editor(MINIATURE), 16, steps=4 if asked.quick else 20)
-    rows = measured(miniature, "_miniature", *((2, 2) if asked.quick else (20, 15)))
-    rows.append(batched(miniature, *((2, 2) if asked.quick else (20, 3))))
+    rows = measured(miniature, "_miniature", *((2, 2) if asked.quick else (10, 7)))
+    rows.append(batched(miniature, *((2, 2) if asked.quick else (5, 3))))
     wide = Sides(
         random_editor(SIZES["quick" if asked.quick else "cpu"], "cpu"), 8 if asked.quick else 32, steps=20
     )
