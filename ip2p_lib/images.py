@@ -134,6 +134,11 @@ def to_unit(pixels: Tensor) -> Tensor:
     return ((pixels + 1) / 2).clamp(0, 1)
 
 
+def from_unit(pixels: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1]."""
+    return 2 * pixels - 1
+
+
 def grid(pictures: Sequence[Image.Image], columns: int, *, gap: int = 2) -> Image.Image:
     """Pictures of one size side by side on white, row by row."""
     width, height = pictures[0].size

@@ -9,6 +9,7 @@ from ip2p_lib.backbone import Backbone, ClipEncoder, load_clip, load_editor, loa
 from ip2p_lib.baselines.oracle import prompt_to_prompt
 from ip2p_lib.baselines.sdedit import sdedit
 from ip2p_lib.baselines.systems import System, exact_answer, nothing, our_editor
+from ip2p_lib.baselines.text2live import LiveConfig, text2live
 from ip2p_lib.presets import Preset
 
 
@@ -62,6 +63,7 @@ SYSTEMS: dict[str, Callable[[Models], System]] = {
     "sdedit-instruction": lambda m: m.sdedit("edit"),
     "no-text": lambda m: m.sdedit("none"),
     "prompt-to-prompt": lambda m: m.prompt_to_prompt(),
+    "text2live": lambda m: text2live(m.clip, LiveConfig.for_side(m.preset.edit.resolution)),
     "nothing": lambda m: nothing(),
     "truth": lambda m: exact_answer(),
 }

@@ -27,6 +27,9 @@ def evaluate(
     at: Annotated[
         str | None, typer.Option(help="Values of the dial, with commas between; each system has its own")
     ] = None,
+    points: Annotated[
+        int | None, typer.Option(help="So many of each dial's own values, evenly spread; all by default")
+    ] = None,
     results: Annotated[Path, typer.Option(help="Where tradeoff.json goes")] = Path("data/results"),
     figures: Annotated[Path | None, typer.Option(help="Folder for the plots, as PNG")] = None,
     seed: Annotated[int, typer.Option(help="Of scenes, phrasings and noise")] = SEED,
@@ -37,18 +40,20 @@ def evaluate(
 
     names = [n.strip() for n in systems.split(",") if n.strip()]
     values = None if at is None else _numbers(at)
-    for option, count in (("--edits", edits), ("--slow-edits", slow_edits)):
+    for option, count in (("--edits", edits), ("--slow-edits", slow_edits), ("--points", 1 if points is None else points)):
         if count < 1:
             raise ValueError(f"{option} must be at least 1, got {count}")
     for folder in (out, results, *([figures] if figures else [])):
         writable(folder)
     quiet()
     study = _Study(preset, model, out, seed, edits, slow_edits, names)
-    for name in names:
-        study.sweep(name, values)
+    for name in study.systems:
+        study.sweep(name, study.dial(name, values, points))
     own = [n for n, s in study.systems.items() if s.own_sources]
     command = f"ip2p evaluate --systems {','.join(names)} --edits {edits} --slow-edits {slow_edits}"
-    command += "".join(f" {o} {v}" for o, v in (("--at", at), ("--model", model)) if v is not None)
+    command += "".join(
+        f" {o} {v}" for o, v in (("--at", at), ("--points", points), ("--model", model)) if v is not None
+    )
     head = {"preset": preset, "seed": seed, "command": command, "commit": storage.commit()}
     result = {**head, **report(study.points(), own)}
     storage.write_json(results / "tradeoff.json", result)
@@ -99,12 +104,21 @@ class _Study:
         chosen, (device, _, _) = find(preset), pick_device()
         models = Models(chosen, model=model, device=device)
         self.systems = {name: system(name, models) for name in dict.fromkeys(names)}
+        self.measured: dict[str, list[float]] = {}
         self.out, self.seed, self.counts = out, seed, (edits, slow_edits)
         judge = load_judge(chosen, device=device) if chosen.manifest else None
         self.instruments = Instruments(models.clip, judge, chosen.edit)
         self.cases = list(world_cases(max(self.counts), seed))
 
-    def sweep(self, name: str, values: list[float] | None) -> None:
+    def dial(self, name: str, values: list[float] | None, points: int | None) -> list[float]:
+        """Where a system is measured: what was asked for, or some or all of its own values."""
+        own = list(self.systems[name].values)
+        if values is not None and len(own) > 1:
+            return values
+        count = min(points or len(own), len(own))
+        return [own[round(i * (len(own) - 1) / max(1, count - 1))] for i in range(count)]
+
+    def sweep(self, name: str, dial: list[float]) -> None:
         """Measure one system, with a bar; what is wrong with an edit is said by name."""
         from tqdm import tqdm
 
@@ -112,7 +126,7 @@ class _Study:
 
         one = self.systems[name]
         cases = self.cases[: self.counts[one.slow]]
-        dial = one.values if values is None or len(one.values) == 1 else tuple(values)
+        self.measured[name] = dial
         steps = sweep(one, dial, cases, self.out / name, self.instruments, seed=self.seed)
         with tqdm(total=len(dial) * len(cases), desc=name, unit="edit") as bar:
             for done in steps:
@@ -121,7 +135,8 @@ class _Study:
                     bar.write(f"{name} at {done.dial:g}: {fault}")
 
     def points(self) -> dict[str, Any]:
-        """All rows on disk of the systems asked for."""
+        """Rows of what was asked for; the folder may hold more."""
         from ip2p_lib.evaluation.sweep import read_points
 
-        return {name: read_points(self.out / name) for name in self.systems}
+        found = {name: read_points(self.out / name) for name in self.measured}
+        return {n: {v: found[n][v] for v in sorted(dial)} for n, dial in self.measured.items()}
