@@ -16,7 +16,7 @@ LOOKS = {
     "no-text": ("#999999", "D", ":"),
     "prompt-to-prompt": ("#009E73", "P", "-."),
     "text2live": ("#CC79A7", "X", "-."),
-    "nothing": ("#56B4E9", "*", "none"),
+    "nothing": ("#56B4E9", "p", "none"),
     "truth": ("#009E73", "*", "none"),
 }
 DPI, SIZE = 110, (6.4, 4.6)

@@ -1,0 +1,135 @@
+"""`ip2p evaluate` and its plots: the ends of the scale by the shipped judge, continuation, one line for mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from ip2p_lib import cli
+from ip2p_lib.baselines import SYSTEMS
+from ip2p_lib.evaluation.figures import LOOKS, draw, ranges, tradeoff, truth_curve
+
+
+def evaluate(*arguments):
+    return CliRunner().invoke(cli.app, ["evaluate", *map(str, arguments)])
+
+
+def options(folder):
+    return ("--out", folder / "rows", "--results", folder, "--seed", 5)
+
+
+def measure(value):
+    return {"value": value, "low": value - 0.02, "high": value + 0.03, "n": 4}
+
+
+def point(system, dial, **values):
+    return {"system": system, "dial": dial, "edits": 4, **{k: measure(v) for k, v in values.items()}}
+
+
+@pytest.fixture
+def result():
+    return {
+        "points": [
+            point(
+                name, dial, clip_sim_dir=dial / 5, clip_sim_image=1 - dial / 4, released_sim_dir=dial / 9,
+                released_sim_image=1 - dial / 9, requested=dial / 3, l1_outside=dial / 8,
+            )
+            for name in ("ours", "sdedit")
+            for dial in (1.0, 1.5, 2.0)
+        ]
+    }  # fmt: skip
+
+
+def test_the_ends_of_the_scale_are_measured_and_a_second_run_continues(tmp_path):
+    first = evaluate(*options(tmp_path), "--systems", "nothing,truth", "--edits", 12, "--figures", tmp_path)
+    assert first.exit_code == 0, first.output
+    found = json.loads((tmp_path / "tradeoff.json").read_text())
+    kept, perfect = found["points"]
+    assert (kept["system"], perfect["system"]) == ("nothing", "truth")
+    assert kept["exact"]["value"] < 0.2 < 0.8 < perfect["exact"]["value"]
+    assert kept["clip_sim_dir"]["value"] == 0 < 0.3 < perfect["clip_sim_dir"]["value"]
+    assert (perfect["l1"]["value"], kept["l1"]) == (0, kept["unedited_l1"])
+    assert "ip2p evaluate --systems nothing,truth --edits 12" in found["command"]
+    assert (tmp_path / "tradeoff.png").is_file()
+    rows = {p: p.stat().st_mtime_ns for p in (tmp_path / "rows").rglob("*.jsonl")}
+    second = evaluate(*options(tmp_path), "--systems", "nothing,truth", "--edits", 12)
+    assert second.exit_code == 0
+    assert rows == {p: p.stat().st_mtime_ns for p in (tmp_path / "rows").rglob("*.jsonl")}
+    assert json.loads((tmp_path / "tradeoff.json").read_text())["points"] == found["points"]
+    other = evaluate(*options(tmp_path), "--systems", "nothing", "--edits", 13)
+    assert other.exit_code == 1
+    assert "holds results of another configuration" in other.output
+
+
+@pytest.mark.slow
+def test_every_dial_is_swept_and_compared(tmp_path):
+    """The shipped models, two edits at two points: all parts of the result are there."""
+    names = "ours,sdedit,prompt-to-prompt,truth"
+    run = evaluate(*options(tmp_path), "--systems", names, "--edits", 2, "--points", 2, "--figures", tmp_path)
+    assert run.exit_code == 0, run.output
+    found = json.loads((tmp_path / "tradeoff.json").read_text())
+    assert [(p["system"], p["dial"]) for p in found["points"]] == [
+        ("ours", 1.0), ("ours", 2.2), ("sdedit", 0.3), ("sdedit", 0.9), ("prompt-to-prompt", 0.0),
+        ("prompt-to-prompt", 1.1), ("truth", 0.0),
+    ]  # fmt: skip
+    assert [c["against"] for c in found["compared"]] == ["sdedit"]
+    assert all("l1" not in p for p in found["points"] if p["system"] == "prompt-to-prompt")
+    assert "ours against sdedit" in run.output or "sdedit: no direction in common" in run.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--edits", 0), "--edits must be at least 1, got 0"),
+        (("--slow-edits", -1), "--slow-edits must be at least 1, got -1"),
+        (("--points", 0), "--points must be at least 1, got 0"),
+        (("--at", "a,b"), "--at must be numbers with commas between, got 'a,b'"),
+        (("--systems", "magic"), "a system must be one of ours, ours-text, sdedit"),
+        (("--preset", "tiny"), "preset must be one of miniature, full; got 'tiny'"),
+    ],
+)
+def test_a_mistake_gets_one_line(tmp_path, arguments, said):
+    run = evaluate(*options(tmp_path), *arguments)
+    assert run.exit_code == 1
+    assert run.output.startswith("error: ")
+    assert said in run.output
+    assert len(run.output.splitlines()) == 1
+
+
+def test_every_system_has_a_look_of_its_own():
+    assert set(LOOKS) == set(SYSTEMS)
+    lines = [(marker, line) for _, marker, line in LOOKS.values() if line != "none"]
+    assert len(set(lines)) == len({marker for marker, _ in lines}) == len(lines)
+
+
+def test_plots_show_what_there_is(result, tmp_path):
+    paths = draw(result, tmp_path)
+    assert [p.name for p in paths] == ["tradeoff.png", "tradeoff_truth.png", "tradeoff_ranges.png"]
+    for path in paths:
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert pixels.shape[1] == 704
+        assert (pixels < 100).mean() > 0.002  # something is drawn
+    only = {"points": [p for p in result["points"] if p["system"] == "sdedit"]}
+    for p in only["points"]:
+        del p["requested"]
+    assert [p.name for p in draw(only, tmp_path)] == ["tradeoff.png"]
+
+
+def test_a_plot_can_be_repeated_to_the_byte(result, tmp_path):
+    a, b = (tradeoff(result, tmp_path / f"{n}.png").read_bytes() for n in "ab")
+    assert a == b
+
+
+def test_a_plot_of_nothing_is_refused(tmp_path):
+    empty = {"points": []}
+    with pytest.raises(
+        ValueError, match="a curve needs points with clip_sim_dir and clip_sim_image, found none"
+    ):
+        tradeoff(empty, tmp_path / "x.png")
+    with pytest.raises(ValueError, match="needs a judge and exact masks"):
+        truth_curve(empty, tmp_path / "x.png")
+    with pytest.raises(ValueError, match="measure the system 'ours' first"):
+        ranges(empty, tmp_path / "x.png")
+    assert list(tmp_path.iterdir()) == []
