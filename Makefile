@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
-.PHONY: course test lint lab miniature quality ablations lock clean help
+.PHONY: course test lint lab miniature quality ablations figures lock clean help
 
 course: $(INSTALLED)
 	$(OFFLINE) $(BIN)/ip2p course --out out/course
@@ -52,6 +52,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 ablations: $(INSTALLED)
 	$(BIN)/ip2p ablations
 
+figures: $(INSTALLED)
+	$(BIN)/ip2p evaluate --figures docs/images --page docs/evaluation.md
+
 # Pins that still fit are kept; uv reads them from the file that it writes.
 lock:
 	@mkdir -p out
@@ -74,6 +77,7 @@ help:
 	@echo "make miniature  make the shipped models again from nothing; resumes where it stopped"
 	@echo "make quality    measure the shipped models and write data/results/quality.json"
 	@echo "make ablations  train the editor again with one part changed at a time (hours)"
+	@echo "make figures    measure the editor against its baselines and draw the curves (long; resumes)"
 	@echo "make lock       resolve requirements.lock again (needs uv)"
 	@echo "make clean      remove out/ and caches; data/ stays"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"

@@ -45,8 +45,8 @@ class LiveConfig:
         """The released effort at 512 pixels; less for smaller pictures, which have less to paint."""
         return cls(
             iterations=min(1_000, 2 * resolution),
-            width=min(128, max(32, resolution // 4)),
-            views=min(16, max(8, resolution // 32)),
+            width=min(128, max(16, resolution // 4)),
+            views=min(16, max(4, resolution // 32)),
         )
 
     def __post_init__(self) -> None:

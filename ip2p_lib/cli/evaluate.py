@@ -8,7 +8,7 @@ import typer
 from ip2p_lib.cli.face import PresetName, app, one_line_errors, quiet, writable
 
 SEED = 906  # held out: no training draws from it
-DEFAULT = "ours,ours-text,sdedit,sdedit-instruction,no-text,prompt-to-prompt,nothing,truth"
+DEFAULT = "ours,ours-text,sdedit,sdedit-instruction,no-text,text2live,prompt-to-prompt,nothing,truth"
 
 
 @app.command()
@@ -32,6 +32,7 @@ def evaluate(
     ] = None,
     results: Annotated[Path, typer.Option(help="Where tradeoff.json goes")] = Path("data/results"),
     figures: Annotated[Path | None, typer.Option(help="Folder for the plots, as PNG")] = None,
+    page: Annotated[Path | None, typer.Option(help="Page whose tables to renew")] = None,
     seed: Annotated[int, typer.Option(help="Of scenes, phrasings and noise")] = SEED,
 ) -> None:
     """Measure the trade-off between the wanted change and what is kept, for our editor and its baselines."""
@@ -40,7 +41,11 @@ def evaluate(
 
     names = [n.strip() for n in systems.split(",") if n.strip()]
     values = None if at is None else _numbers(at)
-    for option, count in (("--edits", edits), ("--slow-edits", slow_edits), ("--points", 1 if points is None else points)):
+    for option, count in (
+        ("--edits", edits),
+        ("--slow-edits", slow_edits),
+        ("--points", 1 if points is None else points),
+    ):
         if count < 1:
             raise ValueError(f"{option} must be at least 1, got {count}")
     for folder in (out, results, *([figures] if figures else [])):
@@ -60,11 +65,22 @@ def evaluate(
     typer.echo(f"{len(result['points'])} points in {results / 'tradeoff.json'}")
     for line in result["compared"]:
         typer.echo(_sentence(line))
+    _show(result, figures, page)
+
+
+def _show(result: dict[str, Any], figures: Path | None, page: Path | None) -> None:
+    """Draw the plots and renew the tables that were asked for."""
     if figures is not None:
         from ip2p_lib.evaluation.figures import draw
 
         for path in draw(result, figures):
             typer.echo(path)
+    if page is not None:
+        from ip2p_lib.evaluation.tables import tables
+        from ip2p_lib.quality import replace_block
+
+        for name, table in tables(result).items():
+            replace_block(page, name, table)
 
 
 def _numbers(text: str) -> list[float]:

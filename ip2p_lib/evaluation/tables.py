@@ -1,0 +1,55 @@
+"""Tables of `docs/evaluation.md`, made from `data/results/tradeoff.json`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+COLUMNS = {
+    "clip_sim_dir": "direction",
+    "clip_sim_image": "image similarity",
+    "requested": "requested change",
+    "exact": "exact",
+    "l1": "L1 to truth",
+    "l1_outside": "L1 outside the mask",
+}
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _measure(value: Mapping[str, Any] | None) -> str:
+    return "" if value is None else f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
+
+
+def tables(result: Mapping[str, Any]) -> dict[str, str]:
+    """Markdown by the name of the block it fills; intervals are 95 %."""
+    points = [
+        (p["system"], f"{p['dial']:g}", p["edits"], *(_measure(p.get(name)) for name in COLUMNS))
+        for p in result["points"]
+    ]
+    compared = []
+    for c in result["compared"]:
+        rows = [
+            (c["against"], f"{p['direction']:.2f}", *(_measure(p[n]) for n in ("ours", "theirs", "difference")),
+             "yes" if p["above"] else "no")
+            for p in c["points"]
+        ]  # fmt: skip
+        ours, theirs = (f"{a:.2f} to {b:.2f}" for a, b in (c["our_reach"], c["their_reach"]))
+        reach = f"none in common: ours {ours}, theirs {theirs}"
+        compared += rows or [(c["against"], reach, "", "", "", "")]
+    kinds = [
+        (c["kind"], c["measure"], c["truth"], _measure(c))
+        for c in result["correlations"]
+        if (c["measure"] == "clip_sim_dir" and c["truth"] in ("exact", "requested"))
+        or (c["measure"], c["truth"]) == ("clip_sim_image", "l1_outside")
+    ]  # fmt: skip
+    wrong = [(k, m["n"], _measure(m)) for k, m in result["clip_prefers_the_wrong_one"].items()]
+    return {
+        "points": _table(("system", "dial", "edits", *COLUMNS.values()), points),
+        "compared": _table(
+            ("against", "direction", "ours", "theirs", "difference", "ours above, intervals apart"), compared
+        ),
+        "correlations": _table(("kind of edit", "CLIP's measure", "truth", "rank correlation"), kinds),
+        "preferences": _table(("kind of edit", "edits", "share of wrong preferences"), wrong),
+    }
