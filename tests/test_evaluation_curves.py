@@ -1,5 +1,7 @@
 """Curves and agreement: hand-worked heights, intervals that cover, and slow obvious versions beside the fast ones."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from ip2p_lib.evaluation.agreement import (
 from ip2p_lib.evaluation.curves import Curve, compare, image_at
 from ip2p_lib.evaluation.report import comparison, point, report
 from ip2p_lib.evaluation.rows import EditRow
+from ip2p_lib.evaluation.tables import tables
 
 
 def curve(name, direction, image, noise=0.0, edits=200, seed=0, ids=None):
@@ -229,6 +232,12 @@ def test_a_report_has_every_point_and_says_who_lies_above():
     assert found["compared"][0]["above_everywhere"]
     assert found["compared_in_the_released_range"][0]["above_everywhere"]
     assert report({"sdedit": points(0.0)})["compared"] == []
+    blocks = tables(found)
+    page = (Path(__file__).resolve().parent.parent / "docs" / "evaluation.md").read_text()
+    assert all(f"<!-- {name} -->" in page and f"<!-- /{name} -->" in page for name in blocks)
+    assert [len(blocks[n].splitlines()) for n in ("points", "compared")] == [2 + 9, 2 + 5]
+    assert "| sdedit | 0.27 |" in blocks["compared"]
+    assert "| yes |" in blocks["compared"]
 
 
 def test_a_point_keeps_what_was_measured_and_names_what_was_not():

@@ -136,13 +136,19 @@ def _edited(
             [r.picture for r in rows], [r.case.triplet for r in rows], value, [seeds[i] for i in chosen]
         )
 
-    if not usable:
-        return
+    yield from run_each(run, list(usable))
+
+
+def run_each(
+    run: Callable[[Sequence[int]], list[Edited]], chosen: Sequence[int]
+) -> list[tuple[int, Edited | str]]:
+    """Results by index: of all at once or, if a system refuses one of them, one by one; a refusal as its reason."""
+    if not chosen:
+        return []
     try:
-        yield from zip(usable, run(list(usable)), strict=True)
+        return list(zip(chosen, run(chosen), strict=True))
     except ValueError:
-        for i in usable:
-            yield i, _one(run, i)
+        return [(i, _one(run, i)) for i in chosen]
 
 
 def _one(run: Callable[[Sequence[int]], list[Edited]], index: int) -> Edited | str:
