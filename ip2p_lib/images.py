@@ -31,18 +31,24 @@ def open_picture(path: Path) -> Image.Image:
     if not path.is_file():
         raise FileNotFoundError(f"input must be a picture file, found none at {path}")
     try:
-        with Image.open(path) as image:
+        return _decoded(path, str(path))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} must be a picture that Pillow can read, but: {error}") from error
+
+
+def _decoded(file: Path | io.BytesIO, name: str) -> Image.Image:
+    """Open and decode as upright RGB, unless that would take too much memory."""
+    try:
+        with Image.open(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
-                    f"{path} must have at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height};"
+                    f"{name} must have at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height};"
                     " reduce it first"
                 )
             image.load()
             return to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} must have at most {MAX_PIXELS:,} pixels; reduce it first") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} must be a picture that Pillow can read, but: {error}") from error
+        raise ValueError(f"{name} must have at most {MAX_PIXELS:,} pixels; reduce it first") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -160,13 +166,11 @@ def from_bytes(data: bytes, name: str = "picture") -> Image.Image:
     """A picture from encoded bytes, as RGB.
 
     Raises:
-        ValueError: the bytes are not a picture.
+        ValueError: the bytes are not a picture, or one of more than 50 million pixels.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return to_rgb(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        return _decoded(io.BytesIO(data), name)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{name} must hold a picture, but: {error}") from error
 
 
