@@ -1,6 +1,7 @@
 """What Text2LIVE asks of an edit layer, through any open_clip model; gradients flow to the pixels."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def take_views(picture: Tensor, maps: Tensor, size: int) -> Tensor:
     longest = round(size / 0.6)
     if min(picture.shape[2:]) > longest:  # or the crops would alias
         picture = F.interpolate(picture, (longest, longest), mode="area")
-    shape = (len(maps), 3, size, size)
+    shape = [len(maps), 3, size, size]
     grid = F.affine_grid(maps.to(picture), shape, align_corners=False)
     repeated = picture.expand(len(maps), -1, -1, -1)
     return F.grid_sample(repeated, grid, padding_mode="border", align_corners=False)
@@ -87,9 +88,9 @@ def structure_loss(before: Tensor, after: Tensor) -> Tensor:
     return F.mse_loss(self_similarity(after), self_similarity(before))
 
 
-def _block_keys(transformer: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def _block_keys(transformer: Any) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """The module to listen to in a vision transformer, and how its output becomes keys (B, N, D)."""
-    block = transformer.resblocks[-1]  # type: ignore[union-attr, index]
+    block = transformer.resblocks[-1]
     weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
 
     def keys(normed: Tensor) -> Tensor:
