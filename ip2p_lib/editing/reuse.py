@@ -23,7 +23,7 @@ UNUSUAL = (
 LOCK = RLock()  # one shared call at a time
 
 
-def can_share(unet: nn.Module) -> bool:
+def can_share(unet: Any) -> bool:
     """Whether a UNet is of Stable Diffusion's form and runs as written: not compiled, sharded or wrapped."""
     return (
         type(unet) is UNet2DConditionModel
@@ -96,11 +96,11 @@ def forwards(replaced: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]
             module.__dict__["forward"] = forward
         yield
     finally:
-        for module, forward in before.items():
-            if forward is None:
+        for module, old in before.items():
+            if old is None:
                 module.__dict__.pop("forward", None)
             else:
-                module.__dict__["forward"] = forward
+                module.__dict__["forward"] = old
 
 
 class _OfText:
