@@ -71,7 +71,7 @@ def test_every_dial_is_swept_and_compared(tmp_path):
     assert run.exit_code == 0, run.output
     found = json.loads((tmp_path / "tradeoff.json").read_text())
     assert [(p["system"], p["dial"]) for p in found["points"]] == [
-        ("ours", 1.0), ("ours", 2.2), ("sdedit", 0.3), ("sdedit", 0.9), ("prompt-to-prompt", 0.0),
+        ("ours", 1.0), ("ours", 2.2), ("sdedit", 0.1), ("sdedit", 0.9), ("prompt-to-prompt", 0.0),
         ("prompt-to-prompt", 1.1), ("truth", 0.0),
     ]  # fmt: skip
     assert [c["against"] for c in found["compared"]] == ["sdedit"]

@@ -14,7 +14,7 @@ from ip2p_lib.guidance import single_guidance
 from ip2p_lib.records import Triplet
 from ip2p_lib.samplers import check_sampler, make_scheduler
 
-STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # the paper begins at 0.3; weak ones reach small changes
 ABOUT = {
     "output": "SDEdit under the output caption",
     "edit": "SDEdit under the instruction",
