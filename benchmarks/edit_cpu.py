@@ -1,15 +1,16 @@
 """Time an edit against diffusers' pipeline, with the shipped miniature and at half the width of Stable Diffusion.
 
-Both sides get the same latents, noise, text states and timesteps and are checked for equal latents first, after 20
-steps at general scales; then rounds alternate and medians of the ratios of neighbours are taken. Time is that of the processor, on one thread. What
-encoding and decoding cost is the same on both sides and left out. The wide network has random weights: speed does not
-depend on them, and no quality is claimed.
+Both sides get the same latents, noise, text states and timesteps and are checked for equal latents first, after 20 steps at
+general scales; then rounds alternate and medians of the ratios of neighbours are taken. Time is that of the processor, on
+one thread. What encoding and decoding cost is the same on both sides and left out. The wide network has random weights:
+speed does not depend on them, and no quality is claimed.
 Run: `python benchmarks/edit_cpu.py [--note "what else the machine does"]`. Writes benchmarks/results/edit_cpu.json.
 With `--quick`: a minute's trial, to the screen.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -30,6 +31,11 @@ ZERO: dict[str, Scales] = {"s_I = 1": (7.5, 1.0), "s_T = s_I": (2.0, 2.0)}
 BATCH = 8
 
 
+def load() -> float:
+    """How many programs wanted a processor over the last minute, this one among them: above the cores, times are rough."""
+    return round(os.getloadavg()[0], 1)
+
+
 def against_pipeline(sides: Sides, name: str, scales: Scales, steps: int, rounds: int) -> dict[str, object]:
     """A row: whole edits by both sides. Equality over `sides.steps` steps, time over `steps`."""
     error = sides.equal_within(scales)
@@ -44,6 +50,7 @@ def against_pipeline(sides: Sides, name: str, scales: Scales, steps: int, rounds
         "unit": f"processor seconds for {what} of {steps} steps",
         "equal_within": error,
         "equal_after_steps": sides.steps,
+        "load_average": load(),
     }
 
 
@@ -61,6 +68,7 @@ def parts(sides: Sides, name: str, rounds: int) -> dict[str, object]:
         "ratios": ratios,
         "theirs": round(median(plain), 4),
         "unit": "processor seconds for a call",
+        "load_average": load(),
     }
 
 
