@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
-.PHONY: course test lint lab miniature quality ablations figures lock clean help
+.PHONY: course test lint lab app miniature quality ablations figures lock clean help
 
 course: $(INSTALLED)
 	$(OFFLINE) $(BIN)/ip2p course --out out/course
@@ -23,6 +23,9 @@ lint: $(INSTALLED)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
+
+app: $(INSTALLED)
+	$(OFFLINE) $(BIN)/voila notebooks/app.ipynb
 
 miniature: $(INSTALLED)
 	$(BIN)/ip2p miniature
@@ -74,6 +77,7 @@ help:
 	@echo "make test       lint, quick tests, slow tests, every notebook; stops at the first failure"
 	@echo "make lint       ruff and mypy"
 	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make app        the editor alone, in the browser"
 	@echo "make miniature  make the shipped models again from nothing; resumes where it stopped"
 	@echo "make quality    measure the shipped models and write data/results/quality.json"
 	@echo "make ablations  train the editor again with one part changed at a time (hours)"
