@@ -43,7 +43,13 @@ def edit(
         bool, typer.Option("--grid", help="Also OUT-grid.png: four values of each scale")
     ] = False,
     strip: Annotated[
-        int, typer.Option(metavar="FRAMES", help="Also OUT-strip.png: so many moments of the sampler")
+        int,
+        typer.Option(
+            "--strip",
+            "--steps-strip",
+            metavar="FRAMES",
+            help="Also OUT-strip.png: so many moments of the sampler",
+        ),
     ] = 0,
 ) -> None:
     """Edit pictures by instruction; each PNG carries its recipe. A folder's finished edits are not made again."""
