@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextModel, CLI
 from ip2p_lib import storage
 from ip2p_lib.judge import Judge
 from ip2p_lib.presets import Preset
+
+# A fast tokenizer keeps padding and truncation as state: two threads that want different ones get each other's.
+TOKENIZING = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,14 @@ class Backbone:
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Last hidden states of the frozen text encoder, (B, T, D), padded and cut to its length."""
-        tokens = self.tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )
+        with TOKENIZING:
+            tokens = self.tokenizer(
+                list(texts),
+                padding="max_length",
+                truncation=True,
+                max_length=self.tokenizer.model_max_length,
+                return_tensors="pt",
+            )
         ids = tokens.input_ids.to(self.device)
         return self.text_encoder(ids).last_hidden_state.to(self.unet.dtype)
 
@@ -364,12 +369,14 @@ def check_instruction(backbone: Backbone, instruction: str) -> None:
     words = re.findall(r"\w+", instruction.lower())
     if not words:
         raise ValueError(f"an instruction must contain words, got {instruction!r}; try 'make it night'")
-    unknown = [w for w in words if len(w) > 2 and len(backbone.tokenizer.tokenize(w)) > len(w) / 2]
+    with TOKENIZING:
+        unknown = [w for w in words if len(w) > 2 and len(backbone.tokenizer.tokenize(w)) > len(w) / 2]
+        length = len(backbone.tokenizer(instruction).input_ids)
     if len(unknown) * 2 > len(words):
         raise ValueError(
             f"an instruction must use words that {backbone.name} knows; unknown here: {', '.join(unknown[:5])};"
             " try 'make it night' or 'add a rainbow'"
         )
-    length, limit = len(backbone.tokenizer(instruction).input_ids), backbone.tokenizer.model_max_length
+    limit = backbone.tokenizer.model_max_length
     if length > limit:
         raise ValueError(f"an instruction must fit in {limit} tokens, got {length}; shorten it")

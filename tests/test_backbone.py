@@ -1,6 +1,7 @@
 """Loading: real formats in, one clear refusal for everything that is missing, damaged, altered or of another kind."""
 
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -241,3 +242,20 @@ def test_the_shipped_text_encoder_is_the_shipped_clips_text_tower(shipped_base, 
         ours = shipped_base.text_encoder(tokens).last_hidden_state
         theirs = hidden_states(shipped_clip.model, tokens)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_texts_are_encoded_alike_while_another_thread_checks_instructions(backbone):
+    right, done = backbone.encode_text([""]), threading.Event()
+
+    def check():
+        while not done.is_set():
+            models.check_instruction(backbone, "make it night")
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert torch.equal(backbone.encode_text([""]), right)
+    finally:
+        done.set()
+        thread.join()
