@@ -55,7 +55,7 @@ def measure(screenshot: Path) -> list[float]:
         for _ in tqdm(range(MOVES), desc="moves", unit="move"):
             taken.append(shown.evaluate(WATCH))
             time.sleep(1.5)
-        shown.screenshot(path=screenshot)
+        shown.screenshot(path=screenshot, clip={"x": 0, "y": 0, "width": 1100, "height": 840})
     return taken
 
 
