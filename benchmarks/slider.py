@@ -44,10 +44,15 @@ def measure(screenshot: Path) -> list[float]:
         page(address) as shown,
     ):
         shown.wait_for_selector(PICTURE, timeout=120_000)
+        shown.get_by_label("Picture", exact=True).first.select_option("car")
+        shown.get_by_label("View").select_option("with the answer")
         box = shown.get_by_placeholder("what to change")
         box.fill("make it night")
         box.press("Enter")
         shown.wait_for_selector("text=done: make it night", timeout=60_000)
+        shown.wait_for_timeout(500)
+        shown.screenshot(path=screenshot, clip={"x": 0, "y": 0, "width": 1100, "height": 840})
+        shown.get_by_label("View").select_option("side by side")
         for _ in range(15):  # down to 0, where there is room for fifty moves
             shown.locator(".widget-hslider .noUi-handle").first.press("ArrowLeft")
         time.sleep(3)
@@ -55,7 +60,6 @@ def measure(screenshot: Path) -> list[float]:
         for _ in tqdm(range(MOVES), desc="moves", unit="move"):
             taken.append(shown.evaluate(WATCH))
             time.sleep(1.5)
-        shown.screenshot(path=screenshot, clip={"x": 0, "y": 0, "width": 1100, "height": 840})
     return taken
 
 
