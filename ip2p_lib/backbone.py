@@ -192,6 +192,11 @@ def load_editor(preset: Preset, model: str | None = None, **options: Any) -> Bac
     return editor
 
 
+def weights_mark(module: nn.Module) -> float:
+    """Sum of all weights' magnitudes, to six digits: differs between any two trainings."""
+    return float(f"{sum(p.detach().double().abs().sum().item() for p in module.parameters()):.6g}")
+
+
 @dataclass(frozen=True, slots=True)
 class ClipEncoder:
     """An open_clip model with its tokenizer, size and normalisation."""
@@ -210,8 +215,7 @@ class ClipEncoder:
     @property
     def mark(self) -> str:
         """Short digest of weights and preprocessing: scores of equal marks can be compared."""
-        weights = sum(p.detach().double().abs().sum().item() for p in self.model.parameters())
-        return storage.fingerprint([self.size, self.mean, self.std, f"{weights:.6g}"])
+        return storage.fingerprint([self.size, self.mean, self.std, f"{weights_mark(self.model):.6g}"])
 
 
 def build_clip(config: dict[str, Any]) -> nn.Module:

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -98,6 +98,13 @@ def edit_size(width: int, height: int, resolution: int, multiple: int) -> tuple[
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resize and centre-crop to exactly `size` (width, height)."""
     return image if image.size == size else ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
+
+
+def by_size(pictures: Sequence[Image.Image], batch_size: int) -> Iterator[list[int]]:
+    """Indices of pictures in batches of one size."""
+    for size in dict.fromkeys(p.size for p in pictures):
+        rows = [i for i, p in enumerate(pictures) if p.size == size]
+        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
 
 
 def paste_back(original: Image.Image, edited: Image.Image) -> Image.Image:

@@ -18,9 +18,9 @@ from ip2p_lib.baselines import (
     system,
 )
 from ip2p_lib.baselines.sdedit import first_step
-from ip2p_lib.baselines.systems import by_size
 from ip2p_lib.editing import edit
 from ip2p_lib.evaluation import sample_captions
+from ip2p_lib.images import by_size
 from ip2p_lib.presets import MINIATURE
 from ip2p_lib.samplers import make_scheduler
 from ip2p_lib.scenes import render

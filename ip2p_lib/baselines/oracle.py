@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from ip2p_lib import images, storage
-from ip2p_lib.backbone import Backbone
-from ip2p_lib.baselines.systems import Edited, System, weights_mark
+from ip2p_lib.backbone import Backbone, weights_mark
+from ip2p_lib.baselines.systems import Edited, System
 from ip2p_lib.pairs import Candidate, blocks, pair_latents
 from ip2p_lib.records import Triplet
 

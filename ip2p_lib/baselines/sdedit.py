@@ -7,8 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 from ip2p_lib import images, storage
-from ip2p_lib.backbone import Backbone
-from ip2p_lib.baselines.systems import Edited, System, by_size, weights_mark
+from ip2p_lib.backbone import Backbone, weights_mark
+from ip2p_lib.baselines.systems import Edited, System
 from ip2p_lib.diffusion import Denoiser, euler_ancestral, seeded_noise
 from ip2p_lib.guidance import single_guidance
 from ip2p_lib.records import Triplet
@@ -138,7 +138,7 @@ def sdedit(
     ) -> list[Edited]:
         captions = [{"output": t.output, "edit": t.edit, "none": ""}[text] for t in triplets]
         out: list[Edited] = [Edited(p) for p in pictures]
-        for rows in by_size(pictures, batch_size):
+        for rows in images.by_size(pictures, batch_size):
             clean = base.latent_moments(images.to_tensor([pictures[r] for r in rows]))[0]
             edited = sdedit_latents(
                 base,

@@ -1,13 +1,12 @@
 """One form for everything that edits, so that one function measures our editor and all it is compared with."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
-from torch import nn
 
 from ip2p_lib import images, storage
-from ip2p_lib.backbone import Backbone
+from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.editing import edit
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.records import Triplet
@@ -43,18 +42,6 @@ class System:
     mark: str  # digest of weights and settings: results of equal marks can be compared
     own_sources: bool = False  # paints its inputs instead of editing those given
     slow: bool = False  # minutes for what others do in seconds
-
-
-def weights_mark(module: nn.Module) -> float:
-    """Sum of all weights' magnitudes, to six digits: differs between any two trainings."""
-    return float(f"{sum(p.detach().double().abs().sum().item() for p in module.parameters()):.6g}")
-
-
-def by_size(pictures: Sequence[Image.Image], batch_size: int) -> Iterator[list[int]]:
-    """Indices of pictures in batches of one size."""
-    for size in dict.fromkeys(p.size for p in pictures):
-        rows = [i for i, p in enumerate(pictures) if p.size == size]
-        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
 
 
 def spread(value: float, factors: Sequence[float]) -> tuple[float, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ip2p_lib import images
@@ -14,8 +13,9 @@ from ip2p_lib.backbone import Backbone, check_instruction
 from ip2p_lib.course.history import Entry, History, Settings, Source
 from ip2p_lib.course.worker import Job, Worker
 from ip2p_lib.diffusion import Step
-from ip2p_lib.editing import EditResult, Memory, check_scales, edit_latents, recipe_of
+from ip2p_lib.editing import EditResult, Memory, check_scales, decoded, recipe_of, resized, sampled
 from ip2p_lib.presets import Preset
+from ip2p_lib.records import Recipe
 from ip2p_lib.samplers import check_sampler
 from ip2p_lib.scenes import Scene
 from ip2p_lib.scenes.reading import read_instruction
@@ -78,9 +78,7 @@ class EditSession:
         Raises:
             ValueError: the picture has no area, or its sides are too far apart.
         """
-        rgb, config = images.to_rgb(picture), self.preset.edit
-        fitted = images.fit(rgb, images.edit_size(*rgb.size, config.resolution, config.multiple))
-        self._take(Source(fitted, images.digest(picture), scene, name))
+        self._take(Source(resized(picture, self.preset.edit), images.digest(picture), scene, name))
 
     def _take(self, source: Source) -> None:
         with self._lock:
@@ -248,8 +246,7 @@ class EditSession:
             pictures = self._sample(job, [settings])
             if pictures is None:
                 return None
-            recipe = recipe_of(self.editor, source.digest, config=self.preset.edit, **asdict(settings))
-            entry = Entry(source, settings, EditResult(pictures[0], recipe))
+            entry = Entry(source, settings, EditResult(pictures[0], self._recipe(source, settings)))
             self._finished[source.digest, settings] = entry
             _forget(self._finished)
         with self._lock:
@@ -278,22 +275,14 @@ class EditSession:
                 return None
             text = f"step {last.index + 1} of {first.num_inference_steps}"
             self._tell(Event("progress", text, last.index + 1, first.num_inference_steps))
-        return tuple(images.to_pictures(self.editor.decode_latents(last.latents))) if last else None
+        return tuple(decoded(self.editor, last.latents)) if last else None
 
     def _steps(self, source: Source, rows: Sequence[Settings]) -> Iterator[Step]:
-        latents = self._memory.latents(self.editor, source.picture)
-        return edit_latents(
-            self.editor,
-            latents.expand(len(rows), -1, -1, -1),
-            torch.cat([self._memory.states(self.editor, r.instruction) for r in rows]),
-            self._memory.states(self.editor, ""),
-            guidance_scales=[r.guidance_scale for r in rows],
-            image_guidance_scales=[r.image_guidance_scale for r in rows],
-            seeds=[r.seed for r in rows],
-            num_inference_steps=rows[0].num_inference_steps,
-            sampler=rows[0].sampler,
-            memory=self._memory,
-        )
+        recipes = [self._recipe(source, r) for r in rows]
+        return sampled(self.editor, [source.picture] * len(rows), recipes, False, self._memory)
+
+    def _recipe(self, source: Source, settings: Settings) -> Recipe:
+        return recipe_of(self.editor, source.digest, config=self.preset.edit, **asdict(settings))
 
 
 def _forget(memory: OrderedDict[Any, Any]) -> None:

@@ -129,9 +129,9 @@ def edit(
     ]  # fmt: skip
     _check(editor, recipes)
     memory = Memory() if memory is None else memory
-    out = [_resized(p, config) for p in sources]  # each replaced by its edit
-    for rows in _batches([p.size for p in out], batch_size):
-        *_, last = _sampled(editor, [out[r] for r in rows], [recipes[r] for r in rows], graph, memory)
+    out = [resized(p, config) for p in sources]  # each replaced by its edit
+    for rows in images.by_size(out, batch_size):
+        *_, last = sampled(editor, [out[r] for r in rows], [recipes[r] for r in rows], graph, memory)
         for r, picture in zip(rows, decoded(editor, last.latents), strict=True):
             out[r] = picture
     return [EditResult(p, r) for p, r in zip(out, recipes, strict=True)]
@@ -161,7 +161,7 @@ def film(
     )  # fmt: skip
     _check(editor, [recipe])
     memory = Memory() if memory is None else memory
-    for step in _sampled(editor, [_resized(picture, config)], [recipe], False, memory):
+    for step in sampled(editor, [resized(picture, config)], [recipe], False, memory):
         yield step, decoded(editor, step.denoised)[0]
 
 
@@ -173,19 +173,23 @@ def _check(editor: Backbone, recipes: Sequence[Recipe]) -> None:
         check_instruction(editor, text)
 
 
-def _resized(picture: Image.Image, config: EditConfig) -> Image.Image:
-    """A picture as RGB at the size to edit."""
+def resized(picture: Image.Image, config: EditConfig) -> Image.Image:
+    """A picture of any mode and size as RGB at the size to edit.
+
+    Raises:
+        ValueError: the picture has no area, or its sides are too far apart.
+    """
     rgb = images.to_rgb(picture)
     return images.fit(rgb, images.edit_size(*rgb.size, config.resolution, config.multiple))
 
 
-def _sampled(
-    editor: Backbone, resized: Sequence[Image.Image], recipes: Sequence[Recipe], graph: bool, memory: Memory
+def sampled(
+    editor: Backbone, pictures: Sequence[Image.Image], recipes: Sequence[Recipe], graph: bool, memory: Memory
 ) -> Iterator[Step]:
-    """The steps of edits of pictures of one size that share sampler and number of steps."""
+    """The steps of edits of RGB pictures of one size to edit; all recipes have one sampler and number of steps."""
     yield from edit_latents(
         editor,
-        torch.cat([memory.latents(editor, p) for p in resized]),
+        torch.cat([memory.latents(editor, p) for p in pictures]),
         torch.cat([memory.states(editor, r.instruction) for r in recipes]),
         memory.states(editor, ""),
         guidance_scales=[r.guidance_scale for r in recipes],
@@ -200,10 +204,3 @@ def _sampled(
 
 def _is_many(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> Iterator[list[int]]:
-    """Row indices in batches of equal picture size."""
-    for size in dict.fromkeys(sizes):
-        rows = [i for i, s in enumerate(sizes) if s == size]
-        yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))

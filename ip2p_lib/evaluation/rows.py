@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ip2p_lib import images
 from ip2p_lib.backbone import ClipEncoder
-from ip2p_lib.baselines.systems import Edited, by_size
+from ip2p_lib.baselines.systems import Edited
 from ip2p_lib.evaluation.cases import Case, Opened
 from ip2p_lib.evaluation.measures import changed_exactly, changed_requested, psnr
 from ip2p_lib.judge import Judge, Verdict, read_attributes
@@ -129,7 +129,7 @@ def measure(
     ]
     inputs = [e.source or r.picture for r, e in zip(rows, results, strict=True)]
     same = [i for i, e in enumerate(results) if e.picture.size == inputs[i].size == rows[i].picture.size]
-    for batch in by_size([inputs[i] for i in same], 256):
+    for batch in images.by_size([inputs[i] for i in same], 256):
         chosen = [same[b] for b in batch]
         group, made = [rows[i] for i in chosen], [results[i] for i in chosen]
         for i, values in zip(chosen, _measure_group(group, made, clip, judge), strict=True):

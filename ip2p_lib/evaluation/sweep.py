@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lib import storage
-from ip2p_lib.backbone import ClipEncoder
+from ip2p_lib.backbone import ClipEncoder, weights_mark
 from ip2p_lib.baselines import Edited, System
-from ip2p_lib.baselines.systems import weights_mark
 from ip2p_lib.evaluation.cases import Case, Opened, open_case
 from ip2p_lib.evaluation.rows import EditRow, as_json, measure, unmeasured
 from ip2p_lib.judge import Judge

@@ -13,7 +13,8 @@ COLUMNS = {
 }
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
@@ -46,10 +47,12 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
     ]  # fmt: skip
     wrong = [(k, m["n"], _measure(m)) for k, m in result["clip_prefers_the_wrong_one"].items()]
     return {
-        "points": _table(("system", "dial", "edits", *COLUMNS.values()), points),
-        "compared": _table(
+        "points": markdown_table(("system", "dial", "edits", *COLUMNS.values()), points),
+        "compared": markdown_table(
             ("against", "direction", "ours", "theirs", "difference", "ours above, intervals apart"), compared
         ),
-        "correlations": _table(("kind of edit", "CLIP's measure", "truth", "rank correlation"), kinds),
-        "preferences": _table(("kind of edit", "edits", "share of wrong preferences"), wrong),
+        "correlations": markdown_table(
+            ("kind of edit", "CLIP's measure", "truth", "rank correlation"), kinds
+        ),
+        "preferences": markdown_table(("kind of edit", "edits", "share of wrong preferences"), wrong),
     }

@@ -19,6 +19,7 @@ from ip2p_lib import filtering, records, storage
 from ip2p_lib.backbone import Backbone, load_clip, load_judge, load_text_to_image
 from ip2p_lib.dataset import EditDataset, open_dataset
 from ip2p_lib.evaluation import EditScore, bootstrap, bootstrap_ratio, evaluate_edits
+from ip2p_lib.evaluation.report import plain
 from ip2p_lib.pairs import Candidate
 from ip2p_lib.pairs.shards import PAIR_SCHEMA, writing_shard
 from ip2p_lib.pairs.synthesis import pair_row
@@ -165,10 +166,7 @@ def summary(scores: list[EditScore]) -> dict[str, Any]:
         "clip_sim_dir": bootstrap([s.clip_sim_dir for s in scores]),
         "clip_sim_image": bootstrap([s.clip_sim_image for s in scores]),
     }
-    return {
-        name: {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(m).items()}
-        for name, m in found.items()
-    }
+    return {name: plain(m) for name, m in found.items()}
 
 
 def run_ablations(work: Path, path: Path, only: str | None = None) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Tables of `docs/filtering.md`, made from `data/results/filter.json`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from ip2p_lib.evaluation.tables import markdown_table
 from ip2p_lib.records import SIMILARITIES
 
 NAMES = {
@@ -11,12 +12,6 @@ NAMES = {
     "clip_sim_dir": "direction",
     "clip_sim_image": "both pictures",
 }
-
-
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def _percent(value: float | None) -> str:

@@ -33,6 +33,7 @@ from ip2p_lib.evaluation import (
     sample_captions,
     scene_pixels,
 )
+from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import synthesise
 from ip2p_lib.presets import MINIATURE, Preset
@@ -179,7 +180,7 @@ def measure_all(
         measure: Callable[[], Measure] = getattr(quality, key)
         found = measure()
         results[key] = {
-            **{k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(found).items()},
+            **plain(found),
             "command": f"ip2p quality --only {key}",
             "commit": storage.commit(),
         }
