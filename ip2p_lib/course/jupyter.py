@@ -16,12 +16,10 @@ from ip2p_lib.course.findings import TROUBLE, Finding, in_one_line
 TOGETHER = ("ipywidgets", "jupyterlab_widgets", "widgetsnbextension", "jupyterlab", "ipykernel", "comm")
 FRONT_END = Path("labextensions") / "@jupyter-widgets" / "jupyterlab-manager" / "package.json"
 AGAIN = "run `pip install --upgrade --force-reinstall ipywidgets jupyterlab_widgets` in this environment"
-SLIDER = """
-import ipywidgets
-slider = ipywidgets.IntSlider(value=1)
-slider.observe(lambda change: print("heard", change["new"]), names="value")
-print("slider", slider.model_id)
-"""
+SLIDER = (
+    "import ipywidgets; slider = ipywidgets.IntSlider(value=1); print('slider', slider.model_id);"
+    " slider.observe(lambda change: print('heard', change['new']), names='value')"
+)
 
 
 def unmet(wanted: Sequence[str]) -> list[str]:
