@@ -1,9 +1,21 @@
 """`ip2p`: each stage of the pipeline as a subcommand, a thin face of one library function."""
 
-from ip2p_lib.cli import doctor, edit, evaluate, exchange, stages, train, triplets, upkeep
+from ip2p_lib.cli import doctor, edit, evaluate, exchange, grade, stages, train, triplets, upkeep
 from ip2p_lib.cli.face import app
 
-__all__ = ["app", "doctor", "edit", "evaluate", "exchange", "main", "stages", "train", "triplets", "upkeep"]
+__all__ = [
+    "app",
+    "doctor",
+    "edit",
+    "evaluate",
+    "exchange",
+    "grade",
+    "main",
+    "stages",
+    "train",
+    "triplets",
+    "upkeep",
+]
 
 
 def main() -> None:

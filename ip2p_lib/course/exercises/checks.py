@@ -1,0 +1,104 @@
+"""What checks are made of: compare shape, then value, and tell by the value which slip it was."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ip2p_lib.course.exercises.grading import NotAttempted, Wrong
+
+Slips = Sequence[tuple[Any, int | str]]  # a wrong result, and the hint for who gets it
+
+
+def need(condition: bool, hint: int | str, detail: str = "") -> None:
+    """Refuse an answer unless a condition holds.
+
+    Raises:
+        Wrong: it does not.
+    """
+    if not condition:
+        raise Wrong(hint, detail)
+
+
+def same_tensor(
+    got: Any, expected: Tensor, *, slips: Slips = (), hint: int | str = 0, what: str = "the result"
+) -> None:
+    """Compare a tensor with the right one; `slips` are wrong ones that people get, each with its hint.
+
+    Raises:
+        Wrong: it is no tensor, has another shape, or other values.
+    """
+    need(isinstance(got, Tensor), f"{_upper(what)} must be a tensor.", f"got {type(got).__name__}")
+    for wrong, said in slips:  # before the shape: some slips have another one
+        if got.shape == wrong.shape != expected.shape and _near(got, wrong):
+            raise Wrong(said, f"{what} has shape {tuple(got.shape)}, not {tuple(expected.shape)}")
+    need(
+        got.shape == expected.shape,
+        f"{_upper(what)} has the wrong shape.",
+        f"must be {tuple(expected.shape)}, got {tuple(got.shape)}",
+    )
+    if _near(got, expected):
+        return
+    off = (got.double() - expected.double()).abs().max().item()
+    for wrong, said in slips:
+        if wrong.shape == got.shape and _near(got, wrong):
+            raise Wrong(said, f"{what} is off by up to {off:.3g}")
+    raise Wrong(hint, f"{what} is off by up to {off:.3g}")
+
+
+def same_value(
+    got: Any, expected: Any, *, slips: Slips = (), hint: int | str = 0, what: str = "the result"
+) -> None:
+    """Compare a number, text, tuple or list with the right one; numbers within rounding.
+
+    Raises:
+        Wrong: they differ; the hint is that of the slip with this very value, if there is one.
+    """
+    if _equal(got, expected):
+        return
+    said = next((said for wrong, said in slips if _equal(got, wrong)), hint)
+    raise Wrong(said, f"{what} must be {_short(expected)}, got {_short(got)}")
+
+
+def one_of(answer: Any, right: str, because: Mapping[str, str]) -> None:
+    """Compare a choice by letter or word; neither case nor spaces count.
+
+    Args:
+        because: for each wrong choice why it is not that one.
+
+    Raises:
+        Wrong: another choice, or none that is offered.
+        NotAttempted: it is empty.
+    """
+    chosen = str(answer).strip().strip("().").lower()
+    if not chosen:
+        raise NotAttempted
+    if chosen != right:
+        offered = ", ".join(sorted({right, *because}))
+        raise Wrong(because.get(chosen, f"Choose one of {offered}."), f"you chose {_short(answer)}")
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and a.ndim == 0:
+        a = a.item()
+    if isinstance(b, tuple | list):
+        a = a.tolist() if isinstance(a, Tensor) else a
+        return isinstance(a, tuple | list) and len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(b, float) and isinstance(a, float | int):
+        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(a == b)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 160 else text[:159] + "…"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

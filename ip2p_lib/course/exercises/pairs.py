@@ -1,0 +1,255 @@
+"""Exercises of notebook 02: shared noise, shared self-attention, forks, words."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ip2p_lib.attention import is_shared, shared_steps
+from ip2p_lib.course.exercises.checks import need, one_of, same_tensor, same_value
+from ip2p_lib.course.exercises.grading import Exercise
+from ip2p_lib.diffusion import seeded_noise
+from ip2p_lib.pairs import Candidate, rows_computed
+from ip2p_lib.records import Triplet
+
+
+def keyed_noise(seeds: Sequence[int], shape: tuple[int, ...], draw: int) -> Tensor:
+    """Unit normal noise (B, *shape); row b depends on (seeds[b], draw) alone."""
+    return seeded_noise(seeds, shape, draw=draw)
+
+
+def check_noise(answer: Callable[..., Any], seed: int) -> None:
+    """Shape, then what the key decides, then the distribution."""
+    shape = (4, 16, 16)
+    first = answer([seed + 7, seed + 3, seed + 7], shape, 0)
+    need(isinstance(first, Tensor), "The noise must be a tensor.", f"got {type(first).__name__}")
+    need(first.shape == (3, *shape), 1, f"must be {(3, *shape)}, got {tuple(first.shape)}")
+    need(
+        torch.equal(first, answer([seed + 7, seed + 3, seed + 7], shape, 0)),
+        "The same call gave another noise: make a torch.Generator() and seed it by the key.",
+    )
+    need(torch.equal(first[0], first[2]), 1, "two rows of one seed differ")
+    need(not torch.equal(first[0], first[1]), "All rows are alike, whatever their seeds: key each row.")
+    need(torch.equal(answer([seed + 3], shape, 0)[0], first[1]), 1, "a row depends on its batch mates")
+    later = answer([seed + 3], shape, 1)[0]
+    need(
+        not torch.equal(later, first[1]), "`draw` must matter: else each ancestral step adds one noise again."
+    )
+    need(
+        not torch.equal(later, answer([seed + 4], shape, 0)[0]),
+        "Seed + draw makes (3, draw 1) the noise of (4, draw 0): let the key tell all pairs apart.",
+    )
+    large = answer([seed], (64, 64), 2)
+    off = max(abs(large.mean().item()), abs(large.std().item() - 1))
+    need(off < 0.1, "Diffusion wants normal noise: mean 0 and deviation 1.", f"off by {off:.2f}")
+
+
+def check_rule(answer: Callable[..., Any], seed: int) -> None:
+    """All thresholds and steps of some schedules, against the rules that people mistake for it."""
+    steps = 11 + 2 * seed
+    thresholds = [t / (steps - 1) for t in range(steps)] + [t / 10 + 0.05 for t in range(12)]
+    grid = [(t, i) for t in thresholds for i in range(steps)]
+    answer(0.9, 0, steps)
+    got = [bool(answer(t, i, steps)) for t, i in grid]
+    wrong = [g for g, own in zip(grid, got, strict=True) if own != is_shared(*g, steps)]
+    slips: list[tuple[Callable[[float, int], bool], int | str]] = [
+        (
+            lambda t, i: t >= i / (steps - 1),
+            "The rule is strict: where both sides are equal, nothing is shared.",
+        ),
+        (lambda t, i: t > i / steps, "The last of N steps has number N - 1, and must count as 1."),
+        (lambda t, i: t > (i + 1) / steps, "The steps count from 0, and the first must count as 0."),
+        (lambda t, i: t < i / (steps - 1), "It is the first steps that share: the layout is decided early."),
+    ]
+    for rule, hint in slips:
+        need(not wrong or got != [rule(t, i) for t, i in grid], hint)
+    shown = ", ".join(f"({t:.2f}, {i})" for t, i in wrong[:3])
+    need(not wrong, 1, f"wrong for (threshold, step) {shown} of {steps} steps")
+
+
+def lenders(pairs: int) -> Tensor:
+    """For each of 4S rows [uncond sources, uncond targets, cond sources, cond targets] whose maps it uses, (4S,)."""
+    rows = torch.arange(pairs)
+    return torch.cat([rows, rows, rows + 2 * pairs, rows + 2 * pairs])
+
+
+def check_lenders(answer: Callable[..., Any], seed: int) -> None:
+    """For one pair and for several."""
+    for pairs in (1, 3 + seed):
+        expected, own = lenders(pairs), torch.arange(4 * pairs)
+        sources = (own // (2 * pairs)) * 2 * pairs
+        got = answer(pairs)
+        got = torch.tensor(got) if isinstance(got, list | tuple) else got
+        half = torch.cat([own[: 2 * pairs], expected[2 * pairs :]])
+        slips = [
+            (own, "So every row attends for itself: nothing is lent."),
+            (half, "Both halves of classifier-free guidance share, the unconditional one too."),
+            (expected + pairs, "The targets lend here. The source must not notice anything."),
+            (
+                (own // 2) * 2,
+                "Source and target do not lie side by side: all sources come before all targets.",
+            ),
+            (sources, "Each target has its own source; here one source lends to all."),
+        ]
+        same_tensor(
+            got, expected, slips=slips if pairs > 1 else slips[:3], hint=1, what="the index of lenders"
+        )
+
+
+def shared_attention(q: Tensor, k: Tensor, v: Tensor, lender: Tensor) -> Tensor:
+    """Softmax(q k^T / sqrt(d)) v, with the queries and keys of the lending rows, all (B, heads, N, d)."""
+    return F.scaled_dot_product_attention(q[lender], k[lender], v)
+
+
+def check_attention(answer: Callable[..., Any], seed: int) -> None:
+    """Four rows of which the second and the fourth borrow."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = torch.randn(3, 4, 2, 9, 8, generator=generator)
+    lender = torch.tensor([0, 0, 2, 2])
+    attend, scores = F.scaled_dot_product_attention, q[lender] @ k[lender].transpose(-1, -2)
+    slips = [
+        (
+            attend(q, k[lender], v),
+            "The target still asks with its own queries: keys alone make another method.",
+        ),
+        (attend(q[lender], k, v), "The queries are lent, the keys are not: a map needs both from one row."),
+        (
+            attend(q[lender], k[lender], v[lender]),
+            "Values must stay the target's own, or it becomes its source.",
+        ),
+        (attend(q, k, v), "Nothing is lent yet: `lender` says whose queries and keys each row uses."),
+        (scores.softmax(-1) @ v, "Divide the scores by the square root of d, the size of one head."),
+        ((scores / 8**0.5).softmax(-2) @ v, "The softmax goes over the keys, the last dimension."),
+        ((scores / 18**0.5).softmax(-1) @ v, 1),
+    ]
+    same_tensor(answer(q, k, v, lender), attend(q[lender], k[lender], v), slips=slips, hint=1)
+
+
+def forked_rows(thresholds: Sequence[float], steps: int) -> int:
+    """UNet rows of one guidance half for candidates of one triplet and one seed, each different row computed once."""
+    triplet = Triplet("x", "a red house", "make it blue", "a blue house")
+    return rows_computed([Candidate(triplet, i, 0, t, 1.0) for i, t in enumerate(thresholds)], steps)
+
+
+def check_forks(answer: Callable[..., Any], seed: int) -> None:
+    """Spread thresholds, a single one, and two that share equally long."""
+    steps = 16 + seed
+    for thresholds in ((0.5,), (0.15, 0.3, 0.45, 0.6, 0.75, 0.9), (0.3, 0.31, 0.8), (0.0, 1.1)):
+        shared = [shared_steps(t, steps) for t in thresholds]
+        expected = forked_rows(thresholds, steps)
+        alone = sum(steps - s for s in shared)
+        slips = [
+            (
+                2 * steps * len(thresholds),
+                "That is each candidate alone: source and trunk are common to all.",
+            ),
+            (expected - steps, "The source has a row of its own in every step."),
+            (steps + alone, "While they still share, the targets are one row too: the trunk."),
+            (steps + steps * len(thresholds), "Before its fork a target needs no row of its own."),
+            (
+                steps + max(shared) + alone,
+                "Thresholds that stop sharing at the same step are the same picture.",
+            ),
+        ]
+        got = answer(list(thresholds), steps)
+        same_value(got, expected, slips=slips, hint=1, what=f"rows for {thresholds} in {steps} steps")
+
+
+def followed_map(source: Tensor, target: Tensor, partners: Sequence[int]) -> Tensor:
+    """Cross-attention map of a target, (N, T), whose words follow their partners in the source; -1 is none."""
+    columns = [source[:, p] if p >= 0 else target[:, n] for n, p in enumerate(partners)]
+    return torch.stack(columns, dim=1)
+
+
+def check_words(answer: Callable[..., Any], seed: int) -> None:
+    """A target of five words: one moved, two new."""
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randn(6, 4, generator=generator).softmax(-1)
+    target = torch.randn(6, 5, generator=generator).softmax(-1)
+    partners = [0, 2, -1, 3, -1]
+    expected = followed_map(source, target, partners)
+    places = target.clone()
+    places[:, [0, 1, 3]] = source[:, [0, 1, 3]]
+    swapped = target.clone()
+    swapped[:, [0, 1, 3]] = 0
+    blank = expected.clone()
+    blank[:, [2, 4]] = 0
+    slips = [
+        (source[:, partners], "Python reads -1 as the last column. A new word keeps the target's own map."),
+        (target, "Words with a partner must use the partner's column of the source's map."),
+        (places, "The partner of word n is partners[n], not the source's word in place n."),
+        (blank, "A new word has no partner, but it has a map: the target's own."),
+        (
+            expected / expected.sum(-1, keepdim=True),
+            "Do not renormalise: the article leaves the columns as they are.",
+        ),
+    ]
+    same_tensor(answer(source, target, partners), expected, slips=slips, hint=1, what="the map")
+
+
+CAUSES = {
+    "a": "If nothing were shared, the threshold would change nothing; here it changes the target a lot.",
+    "c": "If the target lent, the source would notice. It does not.",
+    "d": "If values were lent too, the target would become its source, whatever its words and their order.",
+    "e": "Other noise would move the sun, the moon and the ground. They stay where they were.",
+}
+
+
+def check_cause(answer: Any, seed: int) -> None:
+    """The symptoms are those of maps that go by the place of a word in its caption."""
+    one_of(answer, "b", CAUSES)
+
+
+EXERCISES = (
+    Exercise(
+        "02.1", "Noise that has a name", 2, 4, 8, keyed_noise, check_noise,
+        (
+            "A row's noise must be a function of its seed and of the number of the draw, and of nothing else.",
+            "Make one torch.Generator per row, seeded by one number made of (seed, draw), and stack the rows.",
+        ),
+    ),
+    Exercise(
+        "02.2", "How long to share", 1, 5, 4, is_shared, check_rule,
+        (
+            "The threshold is compared with how far the sampler has come: 0 at the first step, 1 at the last.",
+            "Step i of N has come i / (N - 1) far; sharing is on while the threshold is larger.",
+        ),
+    ),
+    Exercise(
+        "02.3", "Who lends to whom", 2, 4, 6, lenders, check_lenders,
+        (
+            "A source attends for itself; a target attends with its source, in the same half of guidance.",
+            "With S pairs the four blocks start at rows 0, S, 2S and 3S; rows of the second and the fourth point S back.",
+        ),
+    ),
+    Exercise(
+        "02.4", "One picture attends with the other's eyes", 3, 5, 10, shared_attention, check_attention,
+        (
+            "A map is made of queries and keys. Lend both, and let the target mix its own values.",
+            "Index q and k by `lender`, divide q k^T by the square root of d = q.shape[-1], softmax over the last dimension.",
+        ),
+    ),
+    Exercise(
+        "02.5", "The price of a fork", 4, 3, 12, forked_rows, check_forks,
+        (
+            "Count the different pictures on their way at each step: one source, one trunk if anybody shares, and who has left it.",
+            "Who left the trunk at the same step has the same picture: per step, add the number of different shared_steps among those that stopped.",
+        ),
+    ),
+    Exercise(
+        "02.6", "New words look for themselves", 3, 3, 8, followed_map, check_words,
+        (
+            "Each column of the map belongs to a word of the target: take it from the partner, or leave it.",
+            "Column n is source[:, partners[n]] if partners[n] >= 0, else target[:, n]; stack along dimension 1.",
+        ),
+    ),
+    Exercise(
+        "02.7", "Break it: the house that would not become a castle", 3, 4, 6, "b", check_cause,
+        (
+            "Which of the five causes would care about the order of the words?",
+            "Ask of each cause: what would equal captions give, what would the source do, what would the threshold do?",
+        ),
+    ),
+)  # fmt: skip
