@@ -17,9 +17,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextModel, CLI
 from ip2p_lib import storage
 from ip2p_lib.judge import Judge
 from ip2p_lib.presets import Preset
+from ip2p_lib.single_file import is_file_name, read_single_file
 
 # A fast tokenizer keeps padding and truncation as state: two threads that want different ones get each other's.
 TOKENIZING = Lock()
+PARTS = {
+    "text_encoder": CLIPTextModel,
+    "vae": AutoencoderKL,
+    "unet": UNet2DConditionModel,
+    "tokenizer": CLIPTokenizer,
+    "scheduler": EulerAncestralDiscreteScheduler,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +153,7 @@ def load_backbone(
     """Load a Stable-Diffusion-shaped model: text-to-image, or an editor with extra input channels.
 
     Args:
-        model: local diffusers folder or hub id.
+        model: local diffusers folder, hub id, or a single file in the original layout (`single_file.reading`).
         manifest: folder whose checksums the weights must match first; empty skips the check.
         device, dtype: for all networks; parameters are frozen.
 
@@ -155,19 +163,21 @@ def load_backbone(
     """
     if manifest and Path(model).is_relative_to(manifest):
         storage.check_manifest(Path(manifest), f"{Path(model).relative_to(manifest).as_posix()}/")
-    parts = {
-        "text_encoder": _component(CLIPTextModel, model, "text_encoder"),
-        "vae": _component(AutoencoderKL, model, "vae"),
-        "unet": _component(UNet2DConditionModel, model, "unet"),
-    }
+    if is_file_name(model):
+        parts = read_single_file(Path(model))
+    else:
+        parts = {part: _component(kind, model, part) for part, kind in PARTS.items()}
     for part in parts.values():
-        part.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    return Backbone(
-        tokenizer=_component(CLIPTokenizer, model, "tokenizer"),
-        scheduler=_component(EulerAncestralDiscreteScheduler, model, "scheduler"),
-        name=Path(model).name if Path(model).is_dir() else model,
-        **parts,
-    )
+        if isinstance(part, nn.Module):
+            part.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return Backbone(**parts, name=model_name(model))
+
+
+def model_name(model: str) -> str:
+    """What a model is called: a folder by its name, a file by its name without ending, else the hub id."""
+    if is_file_name(model):
+        return Path(model).stem
+    return Path(model).name if Path(model).is_dir() else model
 
 
 def load_text_to_image(preset: Preset, **options: Any) -> Backbone:
@@ -176,7 +186,7 @@ def load_text_to_image(preset: Preset, **options: Any) -> Backbone:
 
 
 def load_editor(preset: Preset, model: str | None = None, **options: Any) -> Backbone:
-    """The preset's editor, or another one by folder or hub id.
+    """The preset's editor, or another one by folder, file or hub id.
 
     Raises:
         ValueError: its UNet does not take a picture beside the noise.

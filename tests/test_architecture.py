@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ip2p_lib"
 ORDER = (
-    "storage", "records", "scenes", "images", "diffusion", "samplers", "guidance", "optimisation", "presets", "judge", "backbone",
-    "triplets", "attention", "pairs", "similarity", "filtering", "dataset", "unet", "lora", "single_file", "editing",
+    "storage", "records", "scenes", "images", "diffusion", "samplers", "guidance", "optimisation", "presets", "single_file", "judge", "backbone",
+    "triplets", "attention", "pairs", "similarity", "filtering", "dataset", "unet", "lora", "editing",
     "baselines", "training", "evaluation", "quality", "miniature", "engines", "course", "cli",
 )  # fmt: skip
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -130,8 +130,10 @@ def test_a_file_stays_short_and_says_what_it_is_for(path):
 
 
 def test_only_backbone_and_what_trains_or_resumes_opens_weight_files():
-    openers = {room(p) for p in SOURCES if "load_file(" in p.read_text(encoding="utf-8")}
-    assert openers == {"backbone", "optimisation"}
+    openers = {
+        room(p) for p in SOURCES if re.search(r"load_file\(|safe_open\(", p.read_text(encoding="utf-8"))
+    }
+    assert openers == {"backbone", "optimisation", "single_file"}
 
 
 def test_only_images_and_its_likes_for_bulk_pictures_change_value_ranges():

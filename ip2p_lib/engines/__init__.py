@@ -68,7 +68,7 @@ def _with_ray(
 ) -> Generator[pairs.Progress, None, None]:
     from ip2p_lib.engines.ray import synthesise_with_ray
 
-    if model and Path(model).is_dir():
+    if model and Path(model).exists():
         model = str(Path(model).absolute())  # workers may start elsewhere
     if gpus_per_worker is None:
         gpus_per_worker = float(pick_device()[0].type == "cuda")

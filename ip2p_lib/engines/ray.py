@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from ip2p_lib import filtering, pairs
-from ip2p_lib.backbone import Backbone, ClipEncoder
+from ip2p_lib.backbone import Backbone, ClipEncoder, model_name
 from ip2p_lib.engines.session import one_line, reporting, running_ray
 from ip2p_lib.filtering.scoring import is_scored
 from ip2p_lib.presets import FilterConfig, PairConfig
@@ -190,9 +190,16 @@ def synthesise_with_ray(
             "workers, scorers and threads must be at least 1 and GPUs at least 0, got"
             f" {workers}, {scorers}, {threads} and {gpus_per_worker}, {gpus_per_scorer}"
         )
-    name = Path(model).name if Path(model).is_dir() else model  # as `load_backbone` has it
     job = Job(
-        folder.absolute(), config, thresholds, name, clip_mark, load_base, load_clip, threads, gpus_per_worker
+        folder.absolute(),
+        config,
+        thresholds,
+        model_name(model),
+        clip_mark,
+        load_base,
+        load_clip,
+        threads,
+        gpus_per_worker,
     )
     stages = ((PairWorker, job, workers), (ScoreWorker, replace(job, gpus=gpus_per_scorer), scorers))
     yield from _progress(_claim(triplets, job), job, stages)

@@ -9,6 +9,8 @@ Source: CompVis/stable-diffusion, ldm/modules/diffusionmodules/openaimodel.py an
 
 from typing import Any
 
+from torch import Tensor
+
 Modules = dict[str, str]  # a layer's path in diffusers -> its path in the original
 
 UNET_ENDS = {
@@ -37,6 +39,44 @@ TEXT_LAYER = (
     *(f"self_attn.{layer}_proj" for layer in "qkv"),
     "self_attn.out_proj",
 )
+
+
+def counterparts(model: Any) -> dict[str, tuple[str, str, Tensor]]:
+    """For each name in the original: which part of a model it is, its name there, and the weight.
+
+    Args:
+        model: has `unet`, `vae` and `text_encoder`, as a `Backbone` has.
+
+    Raises:
+        ValueError: a weight has no counterpart there; its name is given, and nothing is left out.
+    """
+    parts = (
+        ("unet", "model.diffusion_model", unet_modules(model.unet.config)),
+        ("vae", "first_stage_model", vae_modules(model.vae.config)),
+        (
+            "text_encoder",
+            "cond_stage_model.transformer.text_model",
+            text_modules(model.text_encoder.config),
+        ),
+    )
+    found = {}
+    for part, prefix, modules in parts:
+        network = getattr(model, part)
+        for name, tensor in network.state_dict().items():
+            module, _, kind = name.rpartition(".")
+            if module not in modules:
+                raise ValueError(
+                    f"{name} of {type(network).__name__} has no counterpart in Stable Diffusion 1.x's layout;"
+                    " only that architecture, at any size and with adapters merged, fits in a single file"
+                )
+            found[f"{prefix}.{modules[module]}.{kind}"] = part, name, tensor
+    return found
+
+
+def original_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+    """A weight's shape in the original, whose autoencoder attends through 1x1 convolutions."""
+    shape = tuple(tensor.shape)
+    return (*shape, 1, 1) if ".mid.attn_1." in name and tensor.ndim == 2 else shape
 
 
 def unet_modules(config: Any) -> Modules:

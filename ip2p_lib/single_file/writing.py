@@ -1,82 +1,39 @@
 """Write a model as one file, and say what a reader of that file cannot see in it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ip2p_lib import storage
-from ip2p_lib.backbone import Backbone
-from ip2p_lib.single_file.layout import text_modules, unet_modules, vae_modules
+from ip2p_lib.single_file import architecture
+from ip2p_lib.single_file.layout import counterparts, original_shape
 
-# What programs that know Stable Diffusion 1.x take for granted, since the file holds weights only.
 ASSUMED = {
-    "unet": {
-        "block_out_channels": [320, 640, 1280, 1280],
-        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
-        "layers_per_block": 2,
-        "cross_attention_dim": 768,
-        "attention_head_dim": 8,
-        "norm_num_groups": 32,
-        "act_fn": "silu",
-    },
-    "vae": {
-        "block_out_channels": [128, 256, 512, 512],
-        "layers_per_block": 2,
-        "latent_channels": 4,
-        "norm_num_groups": 32,
-        "mid_block_add_attention": True,
-        "scaling_factor": 0.18215,
-    },
+    "unet": {n: v for n, v in architecture.UNET.items() if n != "sample_size"},
+    "vae": {n: v for n, v in architecture.VAE.items() if n != "sample_size"},
     "text_encoder": {
-        "vocab_size": 49408,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu",
+        n: v for n, v in architecture.TEXT_ENCODER.items() if not n.endswith("_id") and n != "projection_dim"
     },
-    "scheduler": {
-        "prediction_type": "epsilon",
-        "num_train_timesteps": 1000,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-    },
+    "scheduler": architecture.SCHEDULER,
 }
 
 
-def original_weights(model: Backbone) -> dict[str, Tensor]:
+def original_weights(model: Any) -> dict[str, Tensor]:
     """All weights of a model under their names in the original; views, so nothing is copied.
 
     Raises:
         ValueError: a weight has no counterpart there; its name is given, and nothing is left out.
     """
-    parts = (
-        ("model.diffusion_model", model.unet, unet_modules(model.unet.config)),
-        ("first_stage_model", model.vae, vae_modules(model.vae.config)),
-        (
-            "cond_stage_model.transformer.text_model",
-            model.text_encoder,
-            text_modules(model.text_encoder.config),
-        ),
-    )
-    weights = {}
-    for prefix, part, modules in parts:
-        for name, tensor in part.state_dict().items():
-            module, _, kind = name.rpartition(".")
-            if module not in modules:
-                raise ValueError(
-                    f"{name} of {type(part).__name__} has no counterpart in Stable Diffusion 1.x's layout;"
-                    " only that architecture, at any size and with adapters merged, fits in a single file"
-                )
-            weights[f"{prefix}.{modules[module]}.{kind}"] = tensor
-    return {name: _as_convolution(name, tensor) for name, tensor in weights.items()}
+    return {
+        name: tensor.view(original_shape(name, tensor))
+        for name, (_, _, tensor) in counterparts(model).items()
+    }
 
 
-def save_single_file(model: Backbone, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
+def save_single_file(model: Any, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
     """Write text encoder, autoencoder and UNet as one safetensors file, whole or not at all.
 
     Tokenizer, noise schedule and architecture are not in it: see `departures`. The header notes the
@@ -108,7 +65,7 @@ def check_name(path: Path) -> None:
         raise ValueError(f"the file's name must end in .safetensors, got {path.name}")
 
 
-def departures(model: Backbone) -> list[str]:
+def departures(model: Any) -> list[str]:
     """Where a model differs from what a program assumes of a Stable Diffusion 1.x file, a line each.
 
     Empty means that programs which look at the file alone run it rightly. Otherwise only a reader that
@@ -123,11 +80,6 @@ def departures(model: Backbone) -> list[str]:
             if value != usual:
                 found.append(f"{part}.{name} is {value}, not {usual}")
     return found
-
-
-def _as_convolution(name: str, tensor: Tensor) -> Tensor:
-    """The original's autoencoder attends through 1x1 convolutions: (C, C) becomes (C, C, 1, 1)."""
-    return tensor[:, :, None, None] if ".mid.attn_1." in name and tensor.ndim == 2 else tensor
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
