@@ -6,7 +6,11 @@ from importlib import import_module
 from ip2p_lib.course.exercises.grading import Exercise
 
 # One name for each notebook, in order; a module exports EXERCISES: tuple[Exercise, ...].
-MODULES: tuple[str, ...] = ("pairs",)
+MODULES: tuple[str, ...] = (
+    "whole_game",
+    "triplets",
+    "pairs",
+)
 
 
 @cache
