@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from importlib import metadata
@@ -37,6 +38,8 @@ def unwritable(tmp_path: Path) -> Path:
         if not Path("/proc/self").is_dir():
             pytest.skip("an administrator may write everywhere here")
         return Path("/proc/self")
+    if os.name == "nt":
+        pytest.skip("folders have other permissions here")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     return closed
@@ -108,6 +111,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     assert is_named(doctor.check_folder(tmp_path / "file"), "broken", "file")
     closed = unwritable(tmp_path)
     assert is_named(doctor.check_folder(closed), "broken", str(closed))
+
+
+def test_a_mac_is_told_that_its_gpu_is_not_used_and_a_driver_that_torch_ignores_is_named(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert is_named(doctor.check_device("2.15", False, False), "ok", "CPU")
+    assert is_named(doctor.check_device("2.15", False, True), "ok", "MPS", "not the reference", "not used")
+    program = tmp_path / ("nvidia-smi.exe" if os.name == "nt" else "nvidia-smi")
+    program.touch(mode=0o755)
+    assert is_named(doctor.check_device("2.15", False, False), "look", "NVIDIA")
 
 
 def test_too_little_of_a_machine_is_worth_a_look():
@@ -191,6 +205,21 @@ def test_a_kernel_without_widgets_and_a_silent_one_are_named(tmp_path):
     variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
     assert is_named(jupyter.check_widgets(60, variables), "broken", "ImportError", "another Python")
     assert is_named(jupyter.check_widgets(0.5), "broken")
+
+
+@pytest.mark.slow
+def test_the_doctor_works_where_torch_does_not(tmp_path):
+    (tmp_path / "torch.py").write_text(
+        "raise ImportError('libsomething.so: cannot open shared object file')\n"
+    )
+    command = [sys.executable, "-m", "ip2p_lib.cli", "doctor", "--json", "--out", str(tmp_path / "out")]
+    variables = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    told = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 1
+    assert {name for name, f in told.items() if f["state"] == "broken"} == {"torch", "edit"}
+    assert "libsomething.so" in told["torch"]["said"]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -16,7 +16,9 @@ from ip2p_lib.evaluation.figures import LOOKS
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LESSONS = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]  # the others are windows
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "data" / "triplets").glob("*.md")]
+)
 FENCE = re.compile(r"^ {0,3}```.*?^ {0,3}```[^\n]*$", re.MULTILINE | re.DOTALL)
 MOST_BYTES = 500_000
 
@@ -220,9 +222,7 @@ def distance(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 def test_curves_are_told_apart_without_red_and_green():
     colours = {name: tuple(bytes.fromhex(look[0][1:])) for name, look in LOOKS.items()}
     for one, other in itertools.combinations(LOOKS, 2):
-        if (
-            distance(colours[one], colours[other]) < APART
-        ):  # then the marker must do it
+        if distance(colours[one], colours[other]) < APART:  # then the marker must do it
             assert LOOKS[one][1] != LOOKS[other][1], (one, other)
     alone = [n for n, (_, _, line) in LOOKS.items() if line != "none"]
     far = [p for p in itertools.combinations(alone, 2) if distance(colours[p[0]], colours[p[1]]) >= APART]

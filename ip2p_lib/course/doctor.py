@@ -64,12 +64,13 @@ def check_torch() -> Finding:
         product = torch.ones(4, 4) @ torch.ones(4, 4)
         if product.sum().item() != 64:
             return Finding("torch", "broken", "a product of matrices comes out wrong", REINSTALL)
-        return _device(torch.__version__, torch.cuda.is_available(), torch.backends.mps.is_available())
+        return check_device(torch.__version__, torch.cuda.is_available(), torch.backends.mps.is_available())
     except TROUBLE as error:
         return Finding("torch", "broken", in_one_line(error), REINSTALL)
 
 
-def _device(version: str, has_cuda: bool, has_mps: bool) -> Finding:
+def check_device(version: str, has_cuda: bool, has_mps: bool) -> Finding:
+    """What PyTorch will compute on, given what it says of itself."""
     if has_cuda:
         import torch
 
