@@ -21,7 +21,7 @@ from ip2p_lib.presets import DATA, MINIATURE, Preset
 
 OLDEST = (3, 11)
 PROJECT = DATA.parent / "pyproject.toml"
-REINSTALL = "run `make course`, or `pip install -e '.[dev]'` in the environment that you use"
+REINSTALL = "delete .venv and run `make course`, or `pip install -e '.[dev]'` in the environment that you use"
 GB = 1e9
 MEMORY, DISK = (
     2 * GB,
@@ -34,7 +34,7 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
     said = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.prefix}"
     if version >= OLDEST:
         return Finding("python", "ok", said)
-    remedy = "install Python 3.11 or newer, then `make clean` and `make PYTHON=python3.11`"
+    remedy = "install Python 3.11 or newer, delete .venv, and run `make PYTHON=python3.11`"
     return Finding("python", "broken", f"{'.'.join(map(str, version))} is older than 3.11", remedy)
 
 
