@@ -29,6 +29,7 @@ from ip2p_lib.miniature import judge as judge_stage
 from ip2p_lib.miniature import text_to_image as unet_stage
 from ip2p_lib.miniature import vae as vae_stage
 from ip2p_lib.miniature import writer as writer_stage
+from ip2p_lib.miniature.instructions import InstructionRecipe, teach_instructions
 from ip2p_lib.miniature.pictures import HELD_OUT_SEED
 from ip2p_lib.miniature.recipes import EDITOR_PAIRS, EDITOR_TRIPLETS, TRIPLET_SEED
 from ip2p_lib.miniature.texts import ordinary_text
@@ -86,18 +87,22 @@ class Builder:
         return AutoencoderKL.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
 
     def clip(self) -> CLIPTextModel:
-        """CLIP into `out/clip`; returns its text tower as a text encoder."""
+        """CLIP, which then learns to read instructions, into `out/clip`; returns its text tower as a text encoder."""
         recipe, tokenizer = clip_stage.ClipRecipe(), self.tokenizer()
+        reading = InstructionRecipe()
         config = clip_stage.clip_config(recipe, len(tokenizer))
         folder = self.work / "text-encoder"
         if not folder.exists():
             steps = clip_stage.train_clip(recipe, tokenizer, self.work)
             last = self._watch("clip", steps, recipe.steps, None, asdict(recipe))
             last.ema.swap()
+            steps = teach_instructions(reading, last.model, tokenizer, self.work)
+            last = self._watch("clip-instructions", steps, reading.steps, None, asdict(reading))
+            last.ema.swap()
             last.model.cpu().eval()
             clip_stage.save_clip(last.model, config, self.out / "clip")
             tokenizer.save_pretrained(self.out / "clip" / "tokenizer")
-            self._card("clip")
+            self._card("clip", extra=("clip-instructions",))
             clip_stage.as_text_encoder(last.model, config, tokenizer.eos_token_id).save_pretrained(folder)
         return CLIPTextModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
 
