@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ip2p_lib.course.exercises.grading import NotAttempted, Wrong
 
-Slips = Sequence[tuple[Any, int | str]]  # a wrong result, and the hint for who gets it
+Slips = Sequence[tuple[Any, Any]]  # a wrong result, and the hint (number or text) for who gets it
 
 
 def need(condition: bool, hint: int | str, detail: str = "") -> None:
