@@ -10,6 +10,7 @@ MODULES: tuple[str, ...] = (
     "whole_game",
     "triplets",
     "pairs",
+    "filtering",
 )
 
 
