@@ -126,6 +126,8 @@ def test_the_notebook_states_the_rating_and_folds_two_hints(exercise):
     text = cells_of(exercise)[0]
     assert text.startswith(f"### Exercise {exercise.id}: {exercise.title}\n\n*{header(exercise.id)}*\n")
     assert re.findall("<summary>(.*?)</summary>", text) == ["Hint 1", "Hint 2", "Solution"]
+    folded = re.findall(r"<summary>Hint \d</summary>\n\n(.*?)\n\n</details>", text, re.DOTALL)
+    assert folded == list(exercise.hints[:2])
     assert text.count("<details>") == text.count("</details>") == 3
 
 

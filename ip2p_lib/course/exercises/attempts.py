@@ -66,5 +66,5 @@ def _help(exercise: Exercise, verdict: Verdict, shown: int) -> list[str]:
     layers = [h for h in exercise.hints if h != verdict.hint]
     lines += [f"Hint: {hint}" for hint in (verdict.hint, *layers[: max(shown, 1) - 1])]
     if shown > len(layers):
-        lines.append("The solution is folded away below the exercise's text.")
+        lines.append("The solution is folded away in the cell above.")
     return lines
