@@ -202,3 +202,24 @@ def test_the_shell_takes_a_file_wherever_it_takes_a_folder(any_editor, tmp_path)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "one.safetensors.png").read_bytes()
     assert ip2p("export-editor", tmp_path / "one.safetensors", tmp_path / "two.safetensors").exit_code == 0
     assert (tmp_path / "two.safetensors").read_bytes() == (tmp_path / "one.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_pairs_of_a_file_are_those_of_the_folder(base, tmp_path):
+    save_pipeline(base, tmp_path / "base")
+    save_single_file(base, tmp_path / "base.safetensors")
+    (tmp_path / "t.jsonl").write_text(
+        '{"input": "a red house", "edit": "make it blue", "output": "a blue house"}\n'
+    )
+    for model in ("base", "base.safetensors"):
+        result = ip2p(
+            "pairs", "--triplets", tmp_path / "t.jsonl", "--out", tmp_path / f"of-{model}", "--candidates", 1,
+            "--steps", 2, "--model", tmp_path / model,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+    first, second = (
+        [p.read_bytes() for p in sorted((tmp_path / f"of-{m}").glob("*.parquet"))]
+        for m in ("base", "base.safetensors")
+    )
+    assert first == second
+    assert len(first) == 1

@@ -20,7 +20,7 @@ def edit(
         Path | None, typer.Option("--out", help="PNG to write, or a folder for a folder's edits")
     ] = None,
     preset: PresetName = "miniature",
-    model: Annotated[str | None, typer.Option(help="Editor: folder or hub id")] = None,
+    model: Annotated[str | None, typer.Option(help="Editor: folder, file or hub id")] = None,
     guidance_scale: Annotated[
         float | None, typer.Option("--guidance-scale", "-t", help="s_T, weight of the text")
     ] = None,

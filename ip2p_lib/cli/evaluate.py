@@ -23,7 +23,7 @@ def evaluate(
     edits: Annotated[int, typer.Option(help="Held-out edits at each point")] = 128,
     slow_edits: Annotated[int, typer.Option(help="The same for systems that train on every picture")] = 24,
     preset: PresetName = "miniature",
-    model: Annotated[str | None, typer.Option(help="Editor: folder or hub id")] = None,
+    model: Annotated[str | None, typer.Option(help="Editor: folder, file or hub id")] = None,
     at: Annotated[
         str | None, typer.Option(help="Values of the dial, with commas between; each system has its own")
     ] = None,
@@ -171,7 +171,7 @@ def benchmark(
         int, typer.Option(metavar="SESSIONS", help="First draw a benchmark of the picture world")
     ] = 0,
     preset: PresetName = "miniature",
-    model: Annotated[str | None, typer.Option(help="Editor: folder or hub id")] = None,
+    model: Annotated[str | None, typer.Option(help="Editor: folder, file or hub id")] = None,
     seed: int = 0,
 ) -> None:
     """Edit a benchmark's pictures, each turn from its true source and then going on from our own, and measure."""

@@ -48,7 +48,7 @@ def import_original(
 @app.command()
 @one_line_errors
 def export_editor(
-    folder: Annotated[str, typer.Argument(help="Editor: diffusers folder or hub id")],
+    folder: Annotated[str, typer.Argument(help="Editor: diffusers folder, single file or hub id")],
     out: Annotated[Path, typer.Argument(help="File to write; must end in .safetensors")],
     precision: Annotated[str, typer.Option(help="fp16, bf16 or fp32")] = "fp16",
 ) -> None:

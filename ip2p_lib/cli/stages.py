@@ -33,7 +33,7 @@ def pairs(
     triplets: Annotated[Path, typer.Option("--triplets", help="JSONL file of triplets")],
     out: Folder,
     preset: PresetName = "miniature",
-    model: Annotated[str | None, typer.Option(help="Text-to-image model: folder or hub id")] = None,
+    model: Annotated[str | None, typer.Option(help="Text-to-image model: folder, file or hub id")] = None,
     candidates: Annotated[int | None, typer.Option(help="Candidates per triplet")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampler steps")] = None,
     thresholds_per_seed: Annotated[

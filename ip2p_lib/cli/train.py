@@ -17,7 +17,7 @@ def train(
     out: Folder,
     preset: PresetName = "miniature",
     model: Annotated[
-        str | None, typer.Option(help="Text-to-image model or editor to start from: folder or hub id")
+        str | None, typer.Option(help="Text-to-image model or editor to start from: folder, file or hub id")
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Optimiser steps; may be raised to continue a finished run")
