@@ -11,6 +11,9 @@ MODULES: tuple[str, ...] = (
     "triplets",
     "pairs",
     "filtering",
+    "training",
+    "editing",
+    "evaluation",
 )
 
 

@@ -1,0 +1,350 @@
+"""Exercises of notebook 04: a wider layer, dropped conditions, the target, the average, who learns to see."""
+
+import re
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ip2p_lib.backbone import Backbone
+from ip2p_lib.course.exercises.checks import need, one_of, same_tensor, same_value
+from ip2p_lib.course.exercises.grading import Exercise
+from ip2p_lib.course.exercises.widening import (
+    a_layer,
+    check_layer_cause,
+    check_test,
+    check_wider,
+    ignores_the_picture,
+    noise,
+)
+from ip2p_lib.dataset.drawing import SIDED
+from ip2p_lib.diffusion import Schedule, training_target
+from ip2p_lib.training import conditioning_dropout
+from ip2p_lib.unet import extend_input_channels
+
+
+def check_dropout(answer: Callable[..., Any], seed: int) -> None:
+    """Draws over the whole range, bounds among them, at two rates."""
+    draws = torch.cat(
+        [torch.rand(400, generator=torch.Generator().manual_seed(seed)), torch.tensor([0.0, 0.99])]
+    )
+    for u in (0.05, 0.2):
+        d = torch.cat([draws, torch.tensor([u, 2 * u, 3 * u])])
+        text, image = conditioning_dropout(d, u)
+        first, second, third = d < u, (u <= d) & (d < 2 * u), (2 * u <= d) & (d < 3 * u)
+        got = answer(d, u)
+        need(isinstance(got, tuple | list) and len(got) == 2, "Give two masks: (drop_text, drop_image).")
+        for mask in got:
+            good = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == d.shape
+            need(good, "Both masks must be boolean tensors of the draws' shape.", f"got {mask!r:.60}")
+        slips = [
+            ((image, text), "The masks are exchanged: text first."),
+            ((first, second), "With neither row in common, nothing is ever dropped together."),
+            ((first, image), "In [u, 2u) both go: the text is dropped below 2u."),
+            ((text, second), "In [2u, 3u) the picture is dropped, and the text kept."),
+            (
+                (text, text),
+                "Where text and picture always go together, `the picture alone` is never learned.",
+            ),
+            ((text, d < 3 * u), "In [0, u) the picture stays: it is dropped from u on."),
+            ((first, third), "In [u, 2u) both are dropped."),
+            ((~text, ~image), "True means dropped, not kept."),
+            (
+                (text, d >= 1 - 2 * u),
+                "Text and picture are dropped at opposite ends: they never go together.",
+            ),
+        ]
+        for wrong, hint in slips:
+            need(not all(torch.equal(g, w) for g, w in zip(got, wrong, strict=True)), hint)
+        off = torch.stack([(got[0] != text), (got[1] != image)]).any(0)
+        need(
+            not off.any(), 1, f"wrong for draws such as {d[off][:3].tolist()} at u = {u}" if off.any() else ""
+        )
+
+
+def target_of(kind: str, latents: Tensor, noise: Tensor, kept: Tensor) -> Tensor:
+    """What the network should answer, (B, C, h, w), for rows that keep a share `kept` (B,) of the signal's variance."""
+    return training_target(Schedule(kept, kind), latents, noise, torch.arange(len(kept)))
+
+
+def check_target(answer: Callable[..., Any], seed: int) -> None:
+    """Both kinds, at three levels, so that a wrong shape or a missing root shows."""
+    x0, eps = (noise(seed + i, 3, 4, 5, 6) for i in (0, 1000))
+    kept = torch.tensor([0.9, 0.5 - seed / 100, 0.1])
+    a = kept.view(-1, 1, 1, 1)
+    s, n = a.sqrt(), (1 - a).sqrt()
+    same_tensor(
+        answer("epsilon", x0, eps, kept), eps, what="the target of epsilon",
+        slips=[
+            (x0, "That is the clean picture. A network of this kind answers with the noise."),
+            (s * x0 + n * eps, "That is what the network is given, not what it should answer."),
+            (s * eps - n * x0, "That is the velocity: the right answer of the other kind."),
+        ],
+    )  # fmt: skip
+    same_tensor(
+        answer("v_prediction", x0, eps, kept), s * eps - n * x0, hint=1, what="the target of v_prediction",
+        slips=[
+            (eps, "That is the noise: the right answer of the other kind."),
+            (s * x0 + n * eps, "That is what the network is given, not what it should answer."),
+            (n * x0 - s * eps, "The signs are exchanged: noise minus picture."),
+            (s * x0 - n * eps, "The roots stand at the wrong terms: the noise gets the root of kept."),
+            (n * eps - s * x0, "The roots stand at the wrong terms: the noise gets the root of kept."),
+            (a * eps - (1 - a) * x0, "Roots are missing: `kept` is a share of the variance, amplitudes are its roots."),
+            (s * eps + n * x0, "The picture is subtracted, not added."),
+        ],
+    )  # fmt: skip
+
+
+def averaged(average: Any, weights: Any, n: int, limit: float) -> Any:
+    """The average after update n = 1, 2, …: the decay runs up to its limit as min(limit, (1 + n) / (10 + n))."""
+    decay = min(limit, (1 + n) / (10 + n))
+    return decay * average + (1 - decay) * weights
+
+
+def check_average(answer: Callable[..., Any], seed: int) -> None:
+    """On the ramp, and after it."""
+    average, weights = noise(seed, 7), noise(seed + 1, 7)
+    for n, limit in ((2, 0.99), (1, 0.9), (5000, 0.95)):
+        ramp = (1 + n) / (10 + n)
+
+        def mixed(d: float) -> Tensor:
+            return d * average + (1 - d) * weights
+
+        decay = min(limit, ramp)
+        slips = [
+            (mixed(1 - decay), "The decay is what stays of the old average; the new weights get the rest."),
+            (
+                mixed(limit),
+                "In the first updates the decay is smaller: else the average remembers the start.",
+            ),
+            (mixed(ramp), "The ramp must stop at the limit."),
+            (mixed(min(limit, n / (9 + n))), "The updates count from 1: the first has decay 2/11."),
+            (mixed(min(limit, (2 + n) / (11 + n))), "The updates count from 1: the first has decay 2/11."),
+            (decay * average + weights, "The two shares must add up to 1."),
+        ]
+        same_tensor(answer(average, weights, n, limit), mixed(decay), slips=slips, hint=1, what="the average")
+    plain = answer(1.0, 0.0, 1, 0.9)
+    same_value(float(plain), 2 / 11, hint=1, what="what is left of 1 after one update")
+
+
+def colleagues_condition(base: Backbone, condition: Tensor) -> Tensor:
+    """What the editor of exercise 04.7 is shown. Find out by the symptoms, not by reading on."""
+    return condition * base.vae.config.scaling_factor
+
+
+CONDITION_CAUSES = {
+    "b": "Zeros have no spread at all, and cost the loss in the table's last row.",
+    "c": "Another's picture has the spread of pictures, and costs far more.",
+    "d": "A sample is spread a little wider than the mode, not less.",
+    "e": "A mirrored picture has the same spread as a straight one.",
+}
+
+
+def check_condition_cause(answer: Any, seed: int) -> None:
+    """The right picture, too faint by the scaling factor."""
+    one_of(answer, "a", CONDITION_CAUSES)
+
+
+def check_event(answer: Any, seed: int) -> None:
+    """(text there, picture there) of the event that no prediction of the formula needs."""
+    need(
+        isinstance(answer, tuple | list) and len(answer) == 2 and all(isinstance(v, bool) for v in answer),
+        "Give two truth values: is the text there, is the picture there.", f"got {answer!r:.60}",
+    )  # fmt: skip
+    used = {
+        (True, True): "e(c_I, c_T) has both: the formula starts its last leg there.",
+        (False, True): "e(c_I, ∅) has the picture without text, and stands in the formula twice.",
+        (False, False): "e(∅, ∅) has nothing, and is where guidance starts.",
+    }
+    same_value(tuple(answer), (True, False), slips=list(used.items()), what="the event")
+
+
+def may_flip(instruction: str) -> bool:
+    """Whether a pair may be mirrored: its instruction names no side."""
+    return not SIDED.search(instruction)
+
+
+FLIPS: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (
+        lambda t: not ("left" in t.lower() or "right" in t.lower()),
+        "“bright” has the letters of a side, and is none. Look where the word begins.",
+    ),
+    (lambda t: not re.search(r"\b(left|right)", t), "Instructions may begin with a capital letter."),
+    (
+        lambda t: not re.search(r"\b(left|right)\b", t, re.I),
+        "“leftmost” names a side too, and so does “right-hand”.",
+    ),
+    (lambda t: bool(SIDED.search(t)), "The other way round: True means that mirroring does no harm."),
+    (lambda t: not re.search(r"\bleft", t, re.I), "There are two sides."),
+    (lambda t: not re.search(r"\bright", t, re.I), "There are two sides."),
+    (
+        lambda t: not set(t.lower().split()) & {"left", "right"},
+        "Words end at commas and hyphens too, not only at spaces.",
+    ),
+)
+INSTRUCTIONS = (
+    "make it night", "put a kite on the left", "Right side: add snow", "the leftmost house in red", "make it bright",
+    "to the left, add a tree", "Left half in pencil", "a right-hand moon", "brighten the sky", "upright letters",
+    "a cleft in the rock", "on the right.", "remove the thing leftmost of all", "turn the RIGHT door green",
+)  # fmt: skip
+
+
+def check_flip(answer: Callable[..., Any], seed: int) -> None:
+    """Sides at the beginning, in capitals, inside longer words, and words that only look like sides."""
+    got = [bool(answer(text)) for text in INSTRUCTIONS]
+    expected = [may_flip(text) for text in INSTRUCTIONS]
+    for rule, hint in FLIPS:
+        need(got == expected or got != [rule(text) for text in INSTRUCTIONS], hint)
+    wrong = [t for t, own, right in zip(INSTRUCTIONS, got, expected, strict=True) if own != right]
+    need(not wrong, 1, f"wrong for {wrong[0]!r}" if wrong else "")
+
+
+def updates_until(left: float, limit: float, ramp: bool) -> int:
+    """After how many updates at most a share `left` of the first weights remains in the average."""
+    share = 1.0
+    for n in count(1):
+        share *= min(limit, (1 + n) / (10 + n)) if ramp else limit
+        if share <= left:
+            return n
+    raise AssertionError
+
+
+def check_memory(answer: Any, seed: int) -> None:
+    """Two numbers of updates."""
+    good = isinstance(answer, tuple | list) and len(answer) == 2 and all(isinstance(v, int) for v in answer)
+    need(good, "Give two whole numbers of updates: with the ramp, and without.", f"got {answer!r:.60}")
+    ramped, plain = updates_until(0.01, 0.998, True), updates_until(0.01, 0.998, False)
+    slips: list[tuple[Any, int | str]] = [
+        ((plain, ramped), "With the ramp the start is forgotten sooner, not later."),
+        ((ramped - 1, plain - 1), "One update less leaves just more than a hundredth."),
+        ((ramped + 1, plain + 1), "One update earlier it is a hundredth already."),
+        ((ramped, updates_until(0.5, 0.998, False)), "One hundredth is to be left, not a half."),
+        ((plain, plain), "The ramp matters: multiply the small decays of the first updates too."),
+    ]
+    same_value(
+        list(answer), [ramped, plain], slips=[(list(w), h) for w, h in slips], hint=1, what="the memory"
+    )
+
+
+def only_first_layer(unet: Any) -> Any:
+    """The network, of which nothing but `conv_in` will be trained."""
+    unet.requires_grad_(False)
+    unet.conv_in.requires_grad_(True)
+    return unet
+
+
+class _Small(nn.Module):
+    """A network with a first layer, a middle and an end; some of it frozen already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in, self.mid, self.conv_out = (
+            a_layer(0, 8),
+            nn.Conv2d(6, 6, 1),
+            nn.Conv2d(6, 4, 3, padding=1),
+        )
+        self.conv_in.requires_grad_(False)
+
+
+def check_frozen(answer: Callable[..., Any], seed: int) -> None:
+    """Which weights require a gradient afterwards."""
+    unet = _Small()
+    found = answer(unet)
+    whole = isinstance(found, nn.Module) and hasattr(found, "conv_in")
+    need(whole, "Give the whole network back.", f"got {type(found).__name__}")
+    trained = {name for name, p in found.named_parameters() if p.requires_grad}
+    slips = {
+        frozenset(): "Nothing can learn now: conv_in must require a gradient again, after all was frozen.",
+        frozenset({"conv_in.weight"}): "The first layer's bias belongs to it.",
+        frozenset({"mid.weight", "mid.bias", "conv_out.weight", "conv_out.bias"}): "conv_in was frozen before: set it to True yourself, and all else to False.",
+        frozenset({"conv_out.weight", "conv_out.bias"}): "That is the last layer. Who sees the picture first?",
+    }  # fmt: skip
+    wanted = {"conv_in.weight", "conv_in.bias"}
+    need(
+        trained == wanted,
+        slips.get(frozenset(trained), 1),
+        f"trained are {', '.join(sorted(trained)) or 'none'}",
+    )
+
+
+EXERCISES = (
+    Exercise(
+        "04.1", "Four channels that change nothing", 2, 5, 8, extend_input_channels, check_wider,
+        (
+            "The new layer must compute what the old one did, whatever stands in the new channels.",
+            "nn.Conv2d(conv.in_channels + extra, conv.out_channels, conv.kernel_size, padding=conv.padding); zero its weight, copy the old one into weight[:, :conv.in_channels], and the bias.",
+        ),
+    ),
+    Exercise(
+        "04.2", "A test that would have noticed", 3, 4, 8, ignores_the_picture, check_test,
+        (
+            "A test is good if it fails for everything that is wrong. What must it show to the wide layer, so that nothing can hide?",
+            "Draw noise and a picture of noise, lay them together along dimension 1, and compare both layers' outputs with torch.allclose and atol=1e-5.",
+        ),
+    ),
+    Exercise(
+        "04.3", "Break it: off before the first step", 2, 4, 5, "b", check_layer_cause,
+        (
+            "What in a convolution adds the same number at every place, whatever is given?",
+            "Take the causes in turn: would the error depend on the picture, or on the noise?",
+        ),
+    ),
+    Exercise(
+        "04.4", "One draw, three events", 2, 5, 6, conditioning_dropout, check_dropout,
+        (
+            "Read the table by columns: in which stretch of r is the text dropped, in which the picture?",
+            "The text is dropped below 2u, the picture from u (inclusive) to 3u.",
+        ),
+    ),
+    Exercise(
+        "04.5", "What the network must answer", 2, 5, 6, target_of, check_target,
+        (
+            "One kind is asked for the noise, the other for the velocity of the formula above.",
+            "kept is (B,): view it as (B, 1, 1, 1); the velocity is its root times the noise minus the root of the rest times the latents.",
+        ),
+    ),
+    Exercise(
+        "04.6", "An average that forgets its start", 2, 4, 5, averaged, check_average,
+        (
+            "The decay is the share of the old average that stays; in early updates it is small.",
+            "decay = min(limit, (1 + n) / (10 + n)); the new average is decay times the old plus the rest of the weights.",
+        ),
+    ),
+    Exercise(
+        "04.7", "Break it: an editor that hardly looks", 3, 4, 6, "a", check_condition_cause,
+        (
+            "The loss lies between that of the right picture and that of none. What else tells the causes apart?",
+            "Compare the two standard deviations with the table of section 2, and with the autoencoder's scaling_factor.",
+        ),
+    ),
+    Exercise(
+        "04.8", "The event that nobody asks for", 1, 2, 3, (True, False), check_event,
+        (
+            "Write down the predictions of the formula with two scales. Each is a pair (text there, picture there).",
+            "Three of the four pairs occur: e(c_I, c_T), e(c_I, ∅), e(∅, ∅).",
+        ),
+    ),
+    Exercise(
+        "04.9", "Mirrors", 2, 3, 5, may_flip, check_flip,
+        (
+            "Search for words, not for letters: “make it bright” may be flipped, “the leftmost one” may not.",
+            "A regular expression with \\b before (left|right) and none behind, and re.IGNORECASE.",
+        ),
+    ),
+    Exercise(
+        "04.10", "How long is the memory?", 3, 2, 8, (updates_until(0.01, 0.998, True), updates_until(0.01, 0.998, False)), check_memory,
+        (
+            "What is left of the first weights is the product of all decays so far.",
+            "np.cumprod of min(0.998, (1 + n) / (10 + n)) for n = 1, 2, …; without the ramp it is 0.998 ** n. Find the first n at 0.01 or below.",
+        ),
+    ),
+    Exercise(
+        "04.11", "Which part learns to see?", 2, 3, 4, only_first_layer, check_frozen,
+        (
+            "The optimiser trains what requires a gradient.",
+            "requires_grad_(False) on the network, then requires_grad_(True) on its conv_in, and return the network.",
+        ),
+    ),
+)  # fmt: skip
