@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
-.PHONY: course test lint lab app miniature quality ablations figures lock clean help
+.PHONY: course test lint lab app notebooks miniature quality ablations figures lock clean help
 
 course: $(INSTALLED)
 	$(OFFLINE) $(BIN)/ip2p course --out out/course
@@ -26,6 +26,9 @@ lab: $(INSTALLED)
 
 app: $(INSTALLED)
 	$(OFFLINE) $(BIN)/voila notebooks/app.ipynb
+
+notebooks: $(INSTALLED)
+	$(OFFLINE) $(BIN)/ip2p notebooks --record data/results/notebooks.json
 
 miniature: $(INSTALLED)
 	$(BIN)/ip2p miniature
@@ -78,6 +81,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make app        the editor alone, in the browser"
+	@echo "make notebooks  run every notebook and measure its minutes for README"
 	@echo "make miniature  make the shipped models again from nothing; resumes where it stopped"
 	@echo "make quality    measure the shipped models and write data/results/quality.json"
 	@echo "make ablations  train the editor again with one part changed at a time (hours)"

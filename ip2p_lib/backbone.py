@@ -245,8 +245,8 @@ def load_clip(preset: Preset, *, device: torch.device | str = "cpu") -> ClipEnco
     folder = Path(preset.clip)
     if not folder.is_dir():
         return _published_clip(preset.clip, device)
-    if preset.manifest:
-        storage.check_manifest(Path(preset.manifest), f"{folder.name}/")
+    if preset.manifest and folder.parent == Path(preset.manifest):
+        storage.check_manifest(folder.parent, f"{folder.name}/")
     config = storage.read_json(folder / "open_clip_config.json")
     model = build_clip(config["model_cfg"])
     _fill(model, folder / "open_clip_model.safetensors")

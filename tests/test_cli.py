@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from ip2p_lib import cli, images
 from ip2p_lib.cli import face
+from ip2p_lib.presets import MINIATURE
 from ip2p_lib.records import read_triplets
 from ip2p_lib.unet import save_pipeline
 
@@ -223,14 +225,15 @@ def test_an_edit_carries_its_recipe_and_can_be_repeated(place):
 
 
 def test_the_stages_follow_each_other_and_a_second_run_continues(place):
-    """Triplets, pairs, filter, train, edit, with the tiny models and the shipped CLIP."""
+    """Triplets, pairs, filter, train, edit, with the tiny models and a copy of the shipped CLIP."""
+    clip = shutil.copytree(MINIATURE.clip, place / "my-clip", dirs_exist_ok=True)
     lax = ("--min-text", -1, "--min-direction", -1, "--min-image", -1)
     commands = [
         ("triplets", "--out", place / "t.jsonl", "--count", 2),
         ("merge-triplets", place / "t.jsonl", "--out", place / "m.jsonl"),
         ("pairs", "--triplets", place / "m.jsonl", "--out", place / "candidates", "--model", place / "base",
          "--steps", 2, "--candidates", 1),
-        ("filter", "--candidates", place / "candidates", "--out", place / "kept", *lax),
+        ("filter", "--candidates", place / "candidates", "--out", place / "kept", "--clip", clip, *lax),
         ("train", "--data", place / "kept", "--out", place / "run", "--model", place / "base", "--steps", 2,
          "--batch-size", 2),
         ("edit", place / "picture.png", "make it night", "--model", place / "run" / "editor", "--steps", 2,

@@ -1,6 +1,18 @@
 """`ip2p`: each stage of the pipeline as a subcommand, a thin face of one library function."""
 
-from ip2p_lib.cli import doctor, edit, evaluate, exchange, grade, plan, stages, train, triplets, upkeep
+from ip2p_lib.cli import (
+    doctor,
+    edit,
+    evaluate,
+    exchange,
+    grade,
+    notebooks,
+    plan,
+    stages,
+    train,
+    triplets,
+    upkeep,
+)
 from ip2p_lib.cli.face import app
 
 __all__ = [
@@ -11,6 +23,7 @@ __all__ = [
     "exchange",
     "grade",
     "main",
+    "notebooks",
     "plan",
     "stages",
     "train",

@@ -7,6 +7,11 @@ import typer
 
 from ip2p_lib.cli.face import Folder, PresetName, app, given, one_line_errors, quiet, writable
 
+ClipName = Annotated[
+    str | None,
+    typer.Option("--clip", help="CLIP in place of the preset's: a folder, or open_clip's name/weights"),
+]
+
 
 @app.command()
 @one_line_errors
@@ -36,6 +41,11 @@ def pairs(
     model: Annotated[str | None, typer.Option(help="Text-to-image model: folder, file or hub id")] = None,
     candidates: Annotated[int | None, typer.Option(help="Candidates per triplet")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampler steps")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Candidates that share a UNet call")] = None,
+    triplets_per_shard: Annotated[
+        int | None, typer.Option(help="What a killed worker has to do again")
+    ] = None,
+    clip: ClipName = None,
     thresholds_per_seed: Annotated[
         int | None, typer.Option(help="Candidates that fork off one source picture, each with its threshold")
     ] = None,
@@ -68,10 +78,12 @@ def pairs(
     from ip2p_lib.presets import preset as find
     from ip2p_lib.records import read_triplets
 
-    chosen = find(preset)
+    chosen = replace(find(preset), **given(clip=clip))
     options = given(
         candidates_per_triplet=candidates,
         num_inference_steps=steps,
+        batch_size=batch_size,
+        triplets_per_shard=triplets_per_shard,
         thresholds_per_seed=thresholds_per_seed,
         stop_after_hits=stop_after_hits,
         give_up_after=give_up_after,
@@ -97,6 +109,7 @@ def filter_(
     candidates: Annotated[Path, typer.Option("--candidates", help="Folder written by `ip2p pairs`")],
     out: Folder,
     preset: PresetName = "miniature",
+    clip: ClipName = None,
     min_text: float | None = None,
     min_direction: float | None = None,
     min_image: float | None = None,
@@ -111,7 +124,7 @@ def filter_(
     from ip2p_lib.backbone import load_clip, pick_device
     from ip2p_lib.presets import preset as find
 
-    chosen = find(preset)
+    chosen = replace(find(preset), **given(clip=clip))
     config = replace(
         chosen.filter,
         **given(min_text=min_text, min_direction=min_direction, min_image=min_image, max_per_triplet=keep),
