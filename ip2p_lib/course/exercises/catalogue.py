@@ -14,6 +14,7 @@ MODULES: tuple[str, ...] = (
     "training",
     "editing",
     "evaluation",
+    "full_size",
 )
 
 
