@@ -228,8 +228,8 @@ MINIATURE = Preset(
     ),
     filter=FilterConfig(min_text=0.8473, min_direction=0.8071, min_image=0.585),
     train=TrainConfig(
-        steps=1_500, batch_size=32, gradient_accumulation_steps=1, learning_rate=6e-4,
-        conv_in_learning_rate=4e-3, warmup_steps=100, decay_steps=1_500, noisy_fraction=0.5,
+        steps=2_200, batch_size=32, gradient_accumulation_steps=1, learning_rate=9e-4,
+        conv_in_learning_rate=4e-3, warmup_steps=100, decay_steps=850, max_grad_norm=1.0, noisy_fraction=0.5,
         ema_decay=0.995, mixed_precision="auto", resolution=64, checkpoint_every=250,
     ),
     edit=EditConfig(

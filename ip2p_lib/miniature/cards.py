@@ -17,7 +17,8 @@ ABOUT = {
         "CLIP of the picture world",
         "An open_clip model with a small ResNet beside a causal text tower, trained on drawn pictures and their"
         " captions; the text tower also learned to predict the next word of captions, instructions and plain"
-        " statements. It filters pairs and serves as text encoder.",
+        " statements, and then to read instructions as ways from one caption to another. It filters pairs and serves as"
+        " text encoder.",
         ("clip_recall_at_1",),
     ),
     "language_model": (
