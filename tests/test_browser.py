@@ -100,6 +100,8 @@ def test_notebook_05_in_jupyterlab(tmp_path):
         )
         shown.wait_for_selector("text=Python 3", timeout=60_000)
         run_all(shown)
+        prompts = shown.locator(".jp-InputPrompt")
+        wait_for(lambda: "[*]" not in "".join(prompts.all_inner_texts()), seconds=500)
         shown.wait_for_selector("text=num_inference_steps': 10", timeout=500_000)  # the last cell's words
         assert not shown.locator(
             ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
