@@ -17,6 +17,7 @@ from ip2p_lib.course.exercises import Exercise, all_exercises, attempt, find, gr
 from ip2p_lib.course.exercises import attempts as attempts_module
 from ip2p_lib.course.exercises.grading import FORGOT_RETURN, Wrong
 from ip2p_lib.course.exercises.progress import Record, progress_file, read_progress, remember, write_progress
+from ip2p_lib.course.minutes import SOLUTION
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 EXERCISES = all_exercises()
@@ -111,9 +112,7 @@ def test_the_untouched_stub_is_not_attempted_and_the_reference_goes_on(exercise,
 @each
 def test_the_solution_in_the_notebook_replaces_the_stub_and_passes(exercise):
     text, stub = cells_of(exercise)
-    (solution,) = re.findall(
-        r"<details>\s*<summary>Solution</summary>\s*```python\n(.*?)```", text, re.DOTALL
-    )
+    (solution,) = SOLUTION.findall(text)
     assert handed_in(solution) == handed_in(stub)
     left = run(exercise, solution)
     assert read_progress(progress_file())[exercise.id].solved

@@ -18,38 +18,11 @@ from ip2p_lib.editing import edit
 from ip2p_lib.pairs import candidate_shards, synthesise
 from ip2p_lib.presets import FULL
 from ip2p_lib.records import Triplet
+from ip2p_lib.single_file.architecture import TEXT_ENCODER, UNET, VAE
 from ip2p_lib.unet import widen_unet
 
 pytestmark = pytest.mark.slow
 
-UNET = {  # stable-diffusion-v1-5, unet/config.json
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
-    "layers_per_block": 2,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
-VAE = {
-    "sample_size": 512,
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-}
-TEXT = {  # the text tower of CLIP ViT-L/14
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-    "projection_dim": 768,
-    "hidden_act": "quick_gelu",
-}
 CAT = Triplet("0000001", "a photograph of a cat", "make it a dog", "a photograph of a dog")
 
 
@@ -77,10 +50,10 @@ def random_unet(seed):
 def full(tokenizer):
     """Stable Diffusion 1.5's parts around a small vocabulary."""
     longer = copy.deepcopy(tokenizer)
-    longer.model_max_length = TEXT["max_position_embeddings"]
+    longer.model_max_length = TEXT_ENCODER["max_position_embeddings"]
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(1)
-        text, vae = CLIPTextModel(CLIPTextConfig(**TEXT)), AutoencoderKL(**VAE)
+        text, vae = CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)), AutoencoderKL(**VAE)
     scheduler = EulerAncestralDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ip2p_lib.miniature.clip import build_clip, clip_config, hidden_states
-from ip2p_lib.miniature.instructions import (
-    FROZEN,
-    InstructionRecipe,
-    instruction_loss,
-    pooled,
-    teach_instructions,
-)
+from ip2p_lib.miniature.clip import build_clip, clip_config, hidden_states, pooled
+from ip2p_lib.miniature.instructions import FROZEN, InstructionRecipe, instruction_loss, teach_instructions
 from ip2p_lib.scenes.language import caption, held_out_instruction, instruction
 from ip2p_lib.scenes.world import sample_edit, sample_scenes
 from tests.conftest import TINY_CLIP

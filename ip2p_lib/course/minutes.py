@@ -22,7 +22,7 @@ ABOUT = {
     "06": "the paper's curves, the truth beside them, and when CLIP misleads",
     "07": "Stable Diffusion v1.5 through the same functions: shapes, memory, a plan",
 }
-SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
+SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
 ONE_CELL = 1_200  # seconds
 
 

@@ -86,12 +86,16 @@ def language_loss(clip: open_clip.CLIP, states: Tensor, tokens: Tensor) -> Tenso
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
 
 
+def pooled(clip: open_clip.CLIP, states: Tensor, tokens: Tensor) -> Tensor:
+    """CLIP's text features, (B, D) and of length one, from the tower's states."""
+    ends = states[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=1)]
+    return F.normalize((ends @ clip.text_projection).float(), dim=-1)
+
+
 def contrastive_loss(clip: open_clip.CLIP, images: Tensor, states: Tensor, tokens: Tensor) -> Tensor:
     """Symmetric cross-entropy over the batch's image-text similarities (Radford et al. 2021)."""
     image_features = F.normalize(clip.visual(images).float(), dim=-1)
-    pooled = states[torch.arange(len(tokens)), tokens.argmax(dim=1)] @ clip.text_projection
-    text_features = F.normalize(pooled.float(), dim=-1)
-    logits = clip.logit_scale.clamp(max=4.6).exp() * image_features @ text_features.T
+    logits = clip.logit_scale.clamp(max=4.6).exp() * image_features @ pooled(clip, states, tokens).T
     labels = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from ip2p_lib.miniature.clip import hidden_states, language_loss
+from ip2p_lib.miniature.clip import hidden_states, language_loss, pooled
 from ip2p_lib.miniature.pictures import BASE_SEED
 from ip2p_lib.miniature.tokenizer import MAX_LENGTH
 from ip2p_lib.miniature.wishes import wish
@@ -48,12 +48,6 @@ class InstructionRecipe:
             steps=self.steps, learning_rate=1e-3, weight_decay=0.01, adam_beta2=0.98, warmup_steps=40,
             decay_steps=self.steps, max_grad_norm=1.0, ema_decay=0.98, mixed_precision="auto",
         )  # fmt: skip
-
-
-def pooled(clip: open_clip.CLIP, states: Tensor, tokens: Tensor) -> Tensor:
-    """CLIP's text features, (B, D) and of length one, from the tower's states."""
-    ends = states[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=1)]
-    return F.normalize((ends @ clip.text_projection).float(), dim=-1)
 
 
 def asked(edit: SceneEdit, seed: int) -> str:
