@@ -17,7 +17,8 @@ PICTURE = ".jupyter-widgets img[alt]"
 
 
 def status(shown):
-    return shown.locator('[role="status"]').last.inner_text()
+    """The editor's words; exercises say how they stand outside of its widgets."""
+    return shown.locator('.jupyter-widgets [role="status"]').last.inner_text()
 
 
 def wait_for(condition, seconds=60):
