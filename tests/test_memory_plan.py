@@ -6,7 +6,6 @@ import open_clip
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from test_full_size import UNET
 from torch._subclasses.fake_tensor import FakeTensorMode
 from typer.testing import CliRunner
 
@@ -16,7 +15,7 @@ from ip2p_lib.editing import large
 from ip2p_lib.lora import TARGETS
 from ip2p_lib.memory_plan import GIB, STAGES, counts, needs, plan
 from ip2p_lib.memory_plan.dry_run import Allocations, filled, inference_bytes, training_bytes, training_peak
-from ip2p_lib.single_file.architecture import empty_networks
+from ip2p_lib.single_file.architecture import UNET, empty_networks
 
 SMALL = {
     "block_out_channels": (32, 64, 64, 64), "norm_num_groups": 8, "cross_attention_dim": 32, "attention_head_dim": 4,

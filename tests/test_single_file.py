@@ -12,7 +12,6 @@ from diffusers import (
 )
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors import safe_open
-from test_full_size import TEXT, UNET, VAE
 from transformers import CLIPTextConfig, CLIPTextModel
 from typer.testing import CliRunner
 
@@ -20,6 +19,7 @@ from ip2p_lib import cli
 from ip2p_lib.backbone import Backbone, load_backbone
 from ip2p_lib.lora import add_lora, merge_lora
 from ip2p_lib.single_file import departures, original_weights, save_single_file
+from ip2p_lib.single_file.architecture import TEXT_ENCODER, UNET, VAE
 from ip2p_lib.unet import as_editor_unet, load_unet_weights, save_pipeline
 
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
@@ -166,7 +166,7 @@ def full_editor(tokenizer):
     """Stable Diffusion 1.5 with a picture beside the noise: shapes only, no numbers."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**UNET, in_channels=8)
-        vae, text = AutoencoderKL(**VAE), CLIPTextModel(CLIPTextConfig(**TEXT))
+        vae, text = AutoencoderKL(**VAE), CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER))
     scheduler = EulerAncestralDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
     )
