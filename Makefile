@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
-.PHONY: course test lint lab app notebooks miniature quality ablations figures lock clean help
+.PHONY: course test lint lab app notebooks outputs miniature quality ablations figures lock clean help
 
 course: $(INSTALLED)
 	$(OFFLINE) $(BIN)/ip2p course --out out/course
@@ -29,6 +29,9 @@ app: $(INSTALLED)
 
 notebooks: $(INSTALLED)
 	$(OFFLINE) $(BIN)/ip2p notebooks --record data/results/notebooks.json
+
+outputs: $(INSTALLED)
+	$(OFFLINE) $(BIN)/ip2p notebooks --save
 
 miniature: $(INSTALLED)
 	$(BIN)/ip2p miniature
@@ -82,6 +85,7 @@ help:
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make app        the editor alone, in the browser"
 	@echo "make notebooks  run every notebook and measure its minutes for README"
+	@echo "make outputs    run every notebook and keep its outputs, small and clean, for GitHub"
 	@echo "make miniature  make the shipped models again from nothing; resumes where it stopped"
 	@echo "make quality    measure the shipped models and write data/results/quality.json"
 	@echo "make ablations  train the editor again with one part changed at a time (hours)"

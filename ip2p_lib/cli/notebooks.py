@@ -1,4 +1,4 @@
-"""The workbook run from top to bottom, and the minutes that it takes."""
+"""The workbook run from top to bottom: the minutes that it takes, and the outputs that are committed with it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,19 +11,19 @@ from ip2p_lib.cli.face import app, one_line_errors
 @app.command()
 @one_line_errors
 def notebooks(
+    numbers: Annotated[
+        list[str] | None, typer.Argument(help="Which, for example 02 05; all if none is named")
+    ] = None,
     solved: Annotated[
         bool, typer.Option(help="Put the folded solutions in place of the stubs first")
     ] = False,
+    save: Annotated[bool, typer.Option(help="Write the notebooks back with small, clean outputs")] = False,
     record: Annotated[Path | None, typer.Option(help="Results file; also renews README's table")] = None,
 ) -> None:
-    """Execute every notebook from top to bottom, writing nothing back, and say how long each took."""
+    """Execute notebooks from top to bottom and say how long each took. Without --save nothing is written back."""
     from ip2p_lib.course.minutes import notebooks_table, run_all
 
-    if solved and record is not None:
-        raise ValueError(
-            "--record keeps the minutes of the notebooks as a learner finds them; leave out --solved"
-        )
-    for name, seconds in run_all(record, solved=solved):
+    for name, seconds in run_all(record, numbers=numbers or (), solved=solved, save=save):
         typer.echo(f"{name}: {seconds:.0f} s")
     if record is not None:
         from ip2p_lib import storage

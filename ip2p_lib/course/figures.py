@@ -85,6 +85,9 @@ class Shown:
         data = base64.b64encode(images.png_bytes(self.image)).decode()
         return f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}">'
 
+    def __repr__(self) -> str:
+        return f"picture: {self.alt}"
+
 
 def drawn(figure: Any, alt: str) -> Shown:
     """A matplotlib figure as a shown picture; the figure is closed."""
@@ -96,24 +99,6 @@ def drawn(figure: Any, alt: str) -> Shown:
     figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
     pyplot.close(figure)
     return Shown(Image.open(buffer).convert("RGB"), alt)
-
-
-def browse(shown: Mapping[str, Shown], name: str) -> Any:
-    """A slider over pictures made beforehand, so that it answers at once; the label says what is shown.
-
-    Raises:
-        ValueError: there is nothing to show.
-    """
-    import ipywidgets
-
-    if not shown:
-        raise ValueError(f"a slider over {name} needs at least one picture, got none")
-    slider = ipywidgets.SelectionSlider(
-        options=list(shown), description=name, layout={"width": "95%"}, style={"description_width": "initial"}
-    )
-    view = ipywidgets.HTML(shown[slider.value]._repr_html_())
-    slider.observe(lambda change: setattr(view, "value", shown[change["new"]]._repr_html_()), names="value")
-    return ipywidgets.VBox([slider, view])
 
 
 def save_picture(image: Image.Image, path: Path) -> None:

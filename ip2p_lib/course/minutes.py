@@ -1,12 +1,15 @@
-"""Every notebook executed as it lies there or with its solutions put in, and how long it took."""
+"""Every notebook executed as it lies there or with its solutions put in, how long it took, and its outputs kept."""
 
+import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ip2p_lib import storage
+from ip2p_lib.course import outputs
 from ip2p_lib.course.exercises import all_exercises
 from ip2p_lib.evaluation.tables import markdown_table
 from ip2p_lib.presets import DATA
@@ -26,15 +29,20 @@ SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>\s*```python\n(.*
 ONE_CELL = 1_200  # seconds
 
 
-def numbered_notebooks() -> list[Path]:
-    """The workbook's notebooks in order.
+def numbered_notebooks(numbers: Sequence[str] = ()) -> list[Path]:
+    """The workbook's notebooks in order, all or those with these two-digit numbers.
 
     Raises:
         FileNotFoundError: there are none; they come with a clone of the repository, not with the package.
+        ValueError: there is no notebook of that number.
     """
-    if found := sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-        return found
-    raise FileNotFoundError(f"the notebooks must lie in {NOTEBOOKS}, found none; clone the repository")
+    found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise FileNotFoundError(f"the notebooks must lie in {NOTEBOOKS}, found none; clone the repository")
+    for number in numbers:
+        if number not in ABOUT:
+            raise ValueError(f"a notebook's number must be one of {', '.join(ABOUT)}; got {number!r}")
+    return [p for p in found if not numbers or p.name[:2] in numbers]
 
 
 def put_in_solutions(notebook: Any) -> int:
@@ -47,37 +55,74 @@ def put_in_solutions(notebook: Any) -> int:
     return count
 
 
-def run(path: Path, *, solved: bool = False) -> float:
-    """Execute a notebook in its folder, write nothing back, and return the seconds it took.
+def run(path: Path, *, solved: bool = False, save: bool = False, folder: Path | None = None) -> float:
+    """Execute a notebook and return the seconds it took. A learner's own progress is not touched.
+
+    Args:
+        solved: put the solutions in first.
+        save: write the notebook back with its outputs, cleaned as `outputs.clean` does it.
+        folder: where it runs; the notebook's own if None.
 
     Raises:
         RuntimeError: a cell failed; the line names notebook and error.
+        ValueError: the notebook with its outputs is too large, or solutions would be saved.
     """
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
+    if solved and save:
+        raise ValueError("notebooks are saved as a learner finds them, without solutions; got both")
     notebook = nbformat.read(path, as_version=4)
     if solved:
         put_in_solutions(notebook)
-    client = NotebookClient(
-        notebook, timeout=ONE_CELL, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
-    )
+    where = {"metadata": {"path": str(folder or path.parent)}}
+    client = NotebookClient(notebook, timeout=ONE_CELL, kernel_name="python3", resources=where)
     begun = time.perf_counter()
-    try:
-        client.execute()
-    except CellExecutionError as error:
-        raise RuntimeError(
-            f"{path.name} must run from top to bottom, but {error.ename}: {error.evalue}"
-        ) from error
-    return time.perf_counter() - begun
+    with TemporaryDirectory() as progress:
+        try:
+            client.execute(env={**os.environ, "IP2P_PROGRESS": progress, "IP2P_TESTING": "1"})
+        except CellExecutionError as error:
+            raise RuntimeError(
+                f"{path.name} must run from top to bottom, but {error.ename}: {error.evalue}"
+            ) from error
+    seconds = time.perf_counter() - begun
+    if save:
+        write_back(path, notebook)
+    return seconds
 
 
-def run_all(record: Path | None = None, *, solved: bool = False) -> Iterator[tuple[str, float]]:
-    """Run the notebooks one after the other and yield name and seconds; `record` gets the minutes at the end."""
+def write_back(path: Path, notebook: Any) -> None:
+    """Write an executed notebook over the one it was read from, its outputs cleaned; whole or not at all.
+
+    Raises:
+        ValueError: it would be too large, or its outputs cannot be cleaned.
+    """
+    import nbformat
+
+    outputs.clean(notebook)
+    text = nbformat.writes(notebook) + "\n"
+    if (size := len(text.encode())) >= outputs.MOST_BYTES:
+        raise ValueError(
+            f"{path.name} must stay below {outputs.MOST_BYTES} bytes with its outputs, got {size}"
+        )
+    with storage.atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def run_all(
+    record: Path | None = None, *, numbers: Sequence[str] = (), solved: bool = False, save: bool = False
+) -> Iterator[tuple[str, float]]:
+    """Run notebooks one after the other and yield name and seconds; `record` gets the minutes at the end.
+
+    Raises:
+        ValueError: `record` is asked for, but not all notebooks as a learner finds them.
+    """
+    if record is not None and (solved or numbers):
+        raise ValueError("minutes are kept of all notebooks, unsolved; leave out --solved and numbers")
     seconds = {}
-    for path in numbered_notebooks():
-        seconds[path.stem] = run(path, solved=solved)
+    for path in numbered_notebooks(numbers):
+        seconds[path.stem] = run(path, solved=solved, save=save)
         yield path.stem, seconds[path.stem]
     if record is not None:
         minutes = {name: round(s / 60, 1) for name, s in seconds.items()}
