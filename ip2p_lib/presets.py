@@ -19,9 +19,7 @@ class WriteConfig:
     frequency_penalty: float = 0.1
     max_new_tokens: int = 256
     attempts: int = 4  # per caption
-    min_certainty: float | None = (
-        None  # deviation: reject captions with a lower mean log-probability per token
-    )
+    min_certainty: float | None = None  # deviation: reject captions with a token of lower log-probability
     batch_size: int = 32  # captions written, and put on record, together
     seed: int = 0
 
@@ -217,7 +215,7 @@ MINIATURE = Preset(
     seed_triplets=str(DATA / "triplets" / "picture_world.jsonl"),
     writer=str(DATA / "miniature" / "writer"),
     manifest=str(DATA / "miniature"),
-    write=WriteConfig(temperature=0.4, min_certainty=-0.03, max_new_tokens=80, batch_size=64),
+    write=WriteConfig(temperature=0.4, min_certainty=-0.3, max_new_tokens=80, batch_size=64),
     tune=TuneConfig(
         steps=100, batch_size=24, learning_rate=5e-4, lora_rank=0, warmup_steps=10,
         gradient_checkpointing=False, mixed_precision="auto",

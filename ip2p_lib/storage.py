@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -141,8 +142,13 @@ def environment() -> dict[str, Any]:
         "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
         "versions": versions,
         "commit": commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_passwords(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
+
+
+def without_passwords(text: str) -> str:
+    """A text whose addresses have lost their `user:password@`."""
+    return re.sub(r"(?<=://)[^/\s@]*(?:@[^/\s@]*)*@", "", text)
 
 
 def record_run(folder: Path, config: Mapping[str, Any], name: str = "run.json") -> None:

@@ -108,7 +108,7 @@ def test_writing_ends_at_the_stop_or_at_the_end_token(tiny_writer):
         assert completion.completion_tokens == 1
 
 
-def test_certainty_is_the_mean_log_probability_of_the_edited_caption(shipped_writer):
+def test_certainty_is_the_log_probability_of_the_edited_captions_least_sure_token(shipped_writer):
     """Against the log-probabilities of one forward pass over the finished text."""
     prompt = "a red car in the city\n##\n"
     config = replace(CONFIG, max_new_tokens=60)
@@ -120,7 +120,7 @@ def test_certainty_is_the_mean_log_probability_of_the_edited_caption(shipped_wri
     own = log_probs.gather(1, ids[0, 1:, None])[:, 0]
     start = ids[0].tolist().index(tokenizer.convert_tokens_to_ids(PARTS))
     end = ids[0].tolist().index(tokenizer.convert_tokens_to_ids(STOP))
-    assert completion.certainty == pytest.approx(own[start:end].mean().item(), abs=1e-3)
+    assert completion.certainty == pytest.approx(own[start:end].min().item(), abs=1e-3)
 
 
 def test_a_prompt_that_does_not_fit_is_refused(tiny_writer):

@@ -25,7 +25,7 @@ from ip2p_lib.records import Caption, read_triplets
 from ip2p_lib.triplets import Request, Rules, understood, world_captions, write_all
 from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.triplets.prompts import SEPARATOR, STOP, prompt_for
-from ip2p_lib.triplets.server import ENDPOINTS, ServerConfig, ServerWriter, cost
+from ip2p_lib.triplets.server import ENDPOINTS, HARMLESS, ServerConfig, ServerWriter, cost
 from ip2p_lib.triplets.writing import attempt_seed
 
 CAPTIONS = [Caption(str(i), f"a house and {i} trees", f"http://x/{i}") for i in range(6)]
@@ -167,7 +167,18 @@ def test_a_refusal_stops_at_once(tmp_path, served, status):
     asked = len(server.seen)
     time.sleep(0.1)
     assert ("read from the variable OPENAI_API_KEY" in str(stop.value)) == (status in (401, 403))
-    assert len({s.asked for s in server.seen}) == len(server.seen) <= asked + 2 < 50
+    asked_for = [s.asked for s in server.seen if s.asked != HARMLESS]
+    assert len(set(asked_for)) == len(asked_for) <= asked + 2 < 50
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_text_that_is_refused_alone_costs_no_other(tmp_path, served, status):
+    no = reply({"error": {"message": "not this one"}}, status)
+    server = served(lambda path, c, _: no if c == CAPTIONS[0].text else healthy(path, c))
+    out, _, tally = written(tmp_path, writer_for(server, concurrency=1))
+    assert [json.loads(line)["input"] for line in out.splitlines()] == [c.text for c in CAPTIONS[1:]]
+    assert (tally.given_up, dict(tally.rejected)) == (1, {"refused": CONFIG.attempts})
+    assert [s.asked for s in server.seen].count(HARMLESS) == 1
 
 
 def test_after_an_interrupt_nothing_is_asked_and_whole_blocks_are_kept(tmp_path, served):

@@ -136,3 +136,18 @@ def test_a_run_record_holds_configuration_versions_commit_and_command(tmp_path):
     assert "absent" not in record["versions"].values()
     assert re.fullmatch(r"unknown|[0-9a-f]{10,}\+?", record["commit"])
     assert record["command"]
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("http://me:secret@host:8000/v1", "http://host:8000/v1"),
+        ("https://me:sec@ret@host/v1", "https://host/v1"),
+        ("http://host/a@b", "http://host/a@b"),
+        ("me@host", "me@host"),
+    ],
+)
+def test_a_record_names_a_server_without_its_password(address, kept):
+    assert storage.without_passwords(f"ip2p triplets --server {address} --count 4") == (
+        f"ip2p triplets --server {kept} --count 4"
+    )

@@ -13,7 +13,7 @@ from ip2p_lib.presets import WriteConfig
 from ip2p_lib.records import Caption, Triplet, read_triplets, write_triplets
 from ip2p_lib.triplets.merging import merge
 from ip2p_lib.triplets.prompts import SEPARATOR, Completion
-from ip2p_lib.triplets.writing import MAX_SKIPPED, Rules, attempt_seed, write_all, write_block
+from ip2p_lib.triplets.writing import HOPELESS, MAX_SKIPPED, Rules, attempt_seed, write_all, write_block
 
 CONFIG = WriteConfig(batch_size=3, seed=5)
 REPLIES = {
@@ -163,6 +163,16 @@ def test_a_count_is_met_exactly_and_a_larger_one_goes_on(tmp_path, batch_size):
         run(whole, captions, config=config, count=count)
         assert written(grown) == written(whole)
     assert whole.read_bytes() == (tmp_path / "all.jsonl").read_bytes()
+
+
+def test_a_hopeless_run_on_endless_captions_stops_and_another_goes_on(tmp_path):
+    def hopeless(requests):
+        return [reply("parts", r) for r in requests]
+
+    config = replace(CONFIG, batch_size=100, attempts=1)
+    with pytest.raises(ValueError, match=r"of 1000 captions in a row .* but 1000 did not .*: parts 1000\)"):
+        run(tmp_path / "t.jsonl", plain(10 * HOPELESS), hopeless, config, count=3)
+    assert run(tmp_path / "t.jsonl", plain(10 * HOPELESS), good, config, count=3).captions == HOPELESS + 100
 
 
 def test_captions_behind_the_count_are_not_read(tmp_path):

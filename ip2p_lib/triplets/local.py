@@ -108,7 +108,7 @@ class LocalWriter:
         count = int(written.max()) + 1 if len(written) else 0
         finished = bool(ended) or STOP in text
         caption = log_probs[self._caption_start(tokens[:count]) : count]
-        certainty = sum(caption) / len(caption) if caption else None
+        certainty = min(caption, default=None)
         return Completion(text, finished, prompt_tokens, count, certainty)
 
     def _caption_start(self, tokens: Tensor) -> int:

@@ -26,8 +26,8 @@ class Request:
 class Completion:
     """What a model wrote. `finished` is False where it was cut off by the token limit.
 
-    `certainty` is the mean log-probability of the edited caption's tokens, in nats at temperature 1, where
-    the writer knows it.
+    `certainty` is the log-probability of the edited caption's least sure token, in nats at temperature 1,
+    where the writer knows it.
     """
 
     text: str
@@ -35,10 +35,12 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     certainty: float | None = field(default=None, compare=False)
+    refused: bool = False  # by a server that answers other texts
 
 
 class RejectedError(ValueError):
-    """An attempt that is no triplet; `reason` is one of "empty", "unfinished", "parts", "lines", "no-op", "unsure"."""
+    """An attempt that is no triplet; `reason` is one of "refused", "empty", "unfinished", "parts",
+    "lines", "no-op", "unsure"."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -75,12 +77,14 @@ def read_completion(
     """Instruction and edited caption of a completion, stripped.
 
     Raises:
-        RejectedError: nothing was written, the end is missing, there are not exactly two parts, a part is
+        RejectedError: the text was refused, nothing was written, the end is missing, there are not exactly two parts, a part is
             empty or runs over lines, the edited caption is the caption again but for case and final
             marks, or the writer was not sure of it. All but the end, the lines and the certainty are the
             released code's rules.
     """
     text, stop, _ = completion.text.partition(STOP)
+    if completion.refused:
+        raise RejectedError("refused")
     if not text.strip():
         raise RejectedError("empty")
     if not stop and not completion.finished:

@@ -4,18 +4,21 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from threading import Event
+from threading import Event, Lock
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import openai
 
 from ip2p_lib.presets import WriteConfig
-from ip2p_lib.triplets.prompts import CHAT_SYSTEM, STOP, Completion, Request
+from ip2p_lib.triplets.prompts import CHAT_SYSTEM, STOP, Completion, Request, prompt_for
 
 ENDPOINTS = ("completions", "chat")
+HARMLESS = "a photograph of a cat on a sofa"
+REFUSALS = (400, 413, 422)  # of a text, unless every text gets them
 Answer = TypeVar("Answer")
 
 
@@ -74,6 +77,7 @@ class ServerWriter:
 
     An answer counts once it is whole: rate limits, errors, time-outs and broken answers are asked again
     with growing pauses, and when patience ends the run stops, so that nothing is invented or left out.
+    A text that the server refuses, though it answers a harmless one, comes back as refused.
 
     Raises:
         OSError: the server cannot be reached, refuses, or keeps failing.
@@ -87,19 +91,36 @@ class ServerWriter:
             timeout=server.timeout,
             max_retries=0,  # one place decides about patience: `_patiently`
         )
+        self.lock, self.answers = Lock(), False  # whether a harmless text was answered
 
     def __call__(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion per request, in order."""
         stopped = Event()
         pool = ThreadPoolExecutor(self.server.concurrency)
         try:
-            asked = [pool.submit(self._patiently, partial(self._ask, r), stopped) for r in requests]
+            asked = [pool.submit(self._write, r, stopped) for r in requests]
             for first in wait(asked, return_when=FIRST_EXCEPTION).done:
                 first.result()
             return [a.result() for a in asked]
         finally:
             stopped.set()  # after a failure or Ctrl-C nothing is asked again
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _write(self, request: Request, stopped: Event) -> Completion:
+        try:
+            return self._patiently(partial(self._ask, request), stopped)
+        except OSError as error:
+            if getattr(error.__cause__, "status_code", None) in REFUSALS and self._answers_others():
+                return Completion("", finished=False, refused=True)
+            raise
+
+    def _answers_others(self) -> bool:
+        with self.lock:
+            if not self.answers:
+                with suppress(openai.APIError, MalformedError):
+                    self._ask(Request(prompt_for(HARMLESS), 0))
+                    self.answers = True
+            return self.answers
 
     def _patiently(self, ask: Callable[[], Answer], stopped: Event) -> Answer:
         pause = min(0.5, self.server.longest_wait)

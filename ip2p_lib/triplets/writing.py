@@ -17,6 +17,7 @@ from ip2p_lib.triplets.prompts import Completion, RejectedError, Request, prompt
 Writer = Callable[[Sequence[Request]], list[Completion]]
 Moderator = Callable[[Sequence[str]], list[bool]]  # True where a text is not wanted
 Veto = Callable[[Triplet], str]  # a reason to reject a triplet, or ""
+HOPELESS = 1000  # captions in a row without a triplet, after which a run stops
 MAX_SKIPPED = 1000  # in one block, so that memory and journal keep up with captions of which few are of use
 
 
@@ -174,7 +175,8 @@ def write_all(
 
     Raises:
         ValueError: `out` is there without a journal, or was begun with other settings or from other captions, or its journal is damaged;
-            another run writes to it; the shard does not exist, or the count is negative.
+            another run writes to it; the shard does not exist, or the count is negative; a thousand captions in a row
+            gave no triplet.
     """
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard must be index/count with 0 <= index < count, got {shard[0]}/{shard[1]}")
@@ -191,6 +193,7 @@ def write_all(
     _skip(judged, journal)
     yield journal.tally
     blocks = _blocks(judged, config.batch_size)
+    last = (journal.tally.accepted, journal.tally.given_up)
     while count is None or journal.tally.accepted < count:
         block, skipped = next(blocks, ([], {}))
         if not block:
@@ -205,11 +208,29 @@ def write_all(
             ]
         )
         yield journal.tally
+        last = _hopeful(journal.tally, last)
     report = {"triplets": write_triplets(out, islice(journal.triplets(), count))}
     report |= {f.name: getattr(journal.tally, f.name) for f in fields(journal.tally)}
     storage.write_json(
         out.with_name(out.name + ".report.json"), {**report, "settings": settings, **storage.environment()}
     )
+
+
+def _hopeful(tally: Tally, last: tuple[int, int]) -> tuple[int, int]:
+    """Triplets so far, and captions given up when the last one came; `last` is this of the block before.
+
+    Raises:
+        ValueError: too many captions in a row gave none.
+    """
+    if tally.accepted > last[0]:
+        return tally.accepted, tally.given_up
+    if (barren := tally.given_up - last[1]) >= HOPELESS:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in tally.rejected.most_common(3))
+        raise ValueError(
+            f"of {HOPELESS} captions in a row at least one must become a triplet, but {barren} did not (rejected so far: {reasons});"
+            " look at what the writer writes, or choose another; the same command goes on"
+        )
+    return last
 
 
 def _skip(judged: Iterator[tuple[Caption, str]], journal: Journal) -> None:

@@ -143,24 +143,28 @@ def check_draw(answer: Callable[..., Any], seed: int) -> None:
 
 
 def certainty(logits: Tensor, tokens: Tensor, start: int) -> float:
-    """Mean log-probability of tokens[start:], in nats; logits[i] is what the model said of tokens[i]."""
-    return logits.log_softmax(-1).gather(1, tokens[:, None])[start:, 0].mean().item()
+    """Least log-probability among tokens[start:], in nats; logits[i] is what the model said of tokens[i]."""
+    return logits.log_softmax(-1).gather(1, tokens[:, None])[start:, 0].min().item()
 
 
 def check_certainty(answer: Callable[..., Any], seed: int) -> None:
-    """Eight written tokens of which the last five are the caption."""
+    """Eight written tokens of which the last five are the caption; its first, and one before it, were guessed."""
     generator = torch.Generator().manual_seed(seed)
     logits, start = 2 * torch.randn(8, 15, generator=generator), 3
     tokens = torch.randint(15, (8,), generator=generator)
+    for guessed, sharper in ((0, 3), (start, 2)):
+        logits[guessed] *= sharper
+        tokens[guessed] = logits[guessed].argmin()
     logs = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     slips = [
-        (logs[start:].sum().item(), "Take the mean, or a long caption always looks unsure."),
-        (logs.mean().item(), "Count the tokens of the new caption alone, from `start` on."),
-        (-logs[start:].mean().item(), "That is the loss: a certainty is larger where the model is surer."),
-        (logs[start:].exp().mean().item(), "Average log-probabilities, not probabilities."),
-        (logs[start:].mean().exp().item(), "Leave it in nats: no exponential at the end."),
-        (logits.gather(1, tokens[:, None])[start:].mean().item(), "Logits are not probabilities: log_softmax them first."),
-        (logs[start + 1 :].mean().item(), "Token number `start` belongs to the caption already."),
+        (logs[start:].sum().item(), "Do not add up, or a long caption always looks unsure: take the least."),
+        (logs[start:].mean().item(), "A mean hides one doubtful word among a dozen sure ones: take the least."),
+        (logs[start:].max().item(), "That is the token it was surest of; the doubtful one tells more."),
+        (logs.min().item(), "Count the tokens of the new caption alone, from `start` on."),
+        (-logs[start:].min().item(), "That is the loss: a certainty is larger where the model is surer."),
+        (logs[start:].exp().min().item(), "Leave it in nats: no exponential at the end."),
+        (logits.gather(1, tokens[:, None])[start:].min().item(), "Logits are not probabilities: log_softmax them first."),
+        (logs[start + 1 :].min().item(), "Token number `start` belongs to the caption already."),
     ]  # fmt: skip
     got = answer(logits, tokens, start)
     single = isinstance(got, float) or (isinstance(got, Tensor) and got.numel() == 1)
@@ -251,8 +255,8 @@ EXERCISES = (
     Exercise(
         "01.6", "How sure was it?", 3, 3, 7, certainty, check_certainty,
         (
-            "The model gave each token that it wrote a probability. Long captions must not suffer for their length.",
-            "log_softmax over the vocabulary, gather the written tokens, keep those from `start` on, take the mean.",
+            "The model gave each token that it wrote a probability. One word that it had to guess spoils the caption.",
+            "log_softmax over the vocabulary, gather the written tokens, keep those from `start` on, take the least.",
         ),
     ),
     Exercise(
