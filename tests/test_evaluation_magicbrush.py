@@ -9,6 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ip2p_lib import cli
+from ip2p_lib.backbone import load_clip
 from ip2p_lib.baselines import Edited, exact_answer, nothing
 from ip2p_lib.evaluation.magicbrush import (
     SESSIONS,
@@ -18,7 +19,7 @@ from ip2p_lib.evaluation.magicbrush import (
     run_benchmark,
     summary,
 )
-from ip2p_lib.presets import EditConfig
+from ip2p_lib.presets import EditConfig, Preset
 from ip2p_lib.scenes.language import is_held_out
 
 CONFIG = EditConfig(resolution=32, multiple=16)
@@ -136,6 +137,36 @@ def test_a_missing_answer_and_a_refusing_system_are_named(turns, clip):
     ]
     refused = measured(exact_answer(), turns[:1], clip)  # a benchmark's triplets do not tell their scenes
     assert "must come from the picture world" in refused[0].fault
+
+
+def test_an_answer_of_other_proportions_is_named_and_another_size_is_not(turns, clip):
+    whole = measured(nothing(), turns, clip)
+    for turn, size in ((turns[1], (64, 64)), (turns[3], (48, 32))):
+        Image.open(turn.truth).resize(size).save(turn.truth)
+    scores = measured(nothing(), turns, clip)
+    faults = [s.fault for s in scores]
+    assert faults[3] == "an answer must have its source's proportions, 32 x 32; got 48 x 32"
+    assert [bool(f) for f in faults] == [False] * 3 + [True] + [False] * 2
+    assert scores[1].l1 is not None
+    assert [scores[i] for i in (0, 4, 5)] == [whole[i] for i in (0, 4, 5)]
+
+
+def test_a_similarity_that_is_no_number_is_left_out_by_name(turns, clip_folder):
+    broken = load_clip(Preset(name="tiny", text_to_image="", editor="", clip=str(clip_folder)))
+    broken.model.visual.attnpool.c_proj.bias.data.fill_(float("nan"))
+    scores = measured(nothing(), turns, broken)
+    assert all(s.fault == "clip_i is not a number; clip_t is not a number" for s in scores)
+    assert all((s.clip_i, s.clip_t) == (None, None) and s.l1 > 0 for s in scores)
+    found = summary(scores)
+    assert set(found) == {"faults", "l1", "l2"}
+
+
+def test_a_benchmark_without_turns_is_refused(folder):
+    for name, empty in ((SESSIONS, {}), (TURNS, [])):
+        (folder / name).write_text(json.dumps(empty))
+        with pytest.raises(ValueError, match=rf"{name} must hold at least one turn, has none"):
+            read_turns(folder)
+        (folder / name).unlink()
 
 
 def test_without_descriptions_there_is_no_text_measure(folder, clip):

@@ -14,8 +14,10 @@ from ip2p_lib.backbone import ClipEncoder, load_clip
 from ip2p_lib.baselines import Edited, exact_answer, nothing, prompt_to_prompt, sdedit
 from ip2p_lib.evaluation import psnr
 from ip2p_lib.evaluation.cases import Case, open_case, world_cases
+from ip2p_lib.evaluation.report import report
 from ip2p_lib.evaluation.rows import EditRow, distances, measure, released_range
 from ip2p_lib.evaluation.sweep import Instruments, block_path, measured, read_points, sweep
+from ip2p_lib.evaluation.tables import tables
 from ip2p_lib.judge import Judge
 from ip2p_lib.presets import EditConfig, Preset
 from ip2p_lib.scenes import edit_mask, render
@@ -245,6 +247,50 @@ def test_one_bad_file_is_named_and_spoils_nothing_else(
     for i in (0, 2):
         assert (rows[i].id, rows[i].fault) == (good[i].id, "")
         assert rows[i].l1 == pytest.approx(good[i].l1, abs=2e-3)
+
+
+def test_one_corrupt_picture_among_many_is_named_and_the_means_are_of_the_rest(instruments, tmp_path):
+    """From the files to the report: all but one counted, at every value of the dial, and a second run agrees."""
+    many = list(world_cases(150, 32))
+    bad = filed(many[77], tmp_path / "files")
+    bad.picture.write_bytes(bad.picture.read_bytes()[:200])
+    many[77] = bad
+    dimmed = replace(nothing(), name="ours", values=(0.5, 1.0))
+    done = run(dimmed, dimmed.values, many, tmp_path / "rows", instruments)
+    assert [f for d in done for f in d.faults if not f.startswith(f"{bad.triplet.id}: picture: ")] == []
+    assert sum(len(d.faults) for d in done) == 2
+    found = report({"ours": read_points(tmp_path / "rows")})
+    for point in found["points"]:
+        assert (point["edits"], point["l1"]["n"], point["clip_sim_image"]["n"]) == (150, 149, 149)
+        assert len(point["faults"]) == 1
+    assert [d.faults for d in run(dimmed, dimmed.values, many, tmp_path / "rows", instruments)] == [
+        d.faults for d in done
+    ]
+
+
+def test_a_system_that_nothing_was_measured_of_does_not_take_the_others_report_along(
+    cases, instruments, tmp_path
+):
+    def refuse(pictures, triplets, value, seeds):
+        raise ValueError("out of order today")
+
+    systems = {
+        name: replace(nothing(), name=name, values=(0.5, 1.0), run=change)
+        for name, change in (("ours", nothing().run), ("sdedit", nothing().run), ("text2live", refuse))
+    }
+    for name, one in systems.items():
+        run(one, one.values, cases, tmp_path / name, instruments)
+    found = report({name: read_points(tmp_path / name) for name in systems})
+    lines = {c["against"]: c for c in found["compared"]}
+    assert lines["text2live"]["fault"] == (
+        "text2live: a curve needs at least one edit that was measured at every point, has none"
+    )
+    assert not lines["text2live"]["above_everywhere"]
+    assert lines["sdedit"]["edits"] == len(cases)
+    last = [p for p in found["points"] if p["system"] == "text2live"][-1]
+    assert last["faults"] == [f"{c.triplet.id}: edit: out of order today" for c in cases]
+    assert "out of order" not in tables(found)["compared"]
+    assert "| text2live | text2live: a curve needs at least one edit" in tables(found)["compared"]
 
 
 def test_a_truth_that_nobody_knows_leaves_clip_and_judge(cases, instruments, painter, tmp_path):

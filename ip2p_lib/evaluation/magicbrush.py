@@ -1,5 +1,6 @@
 """Benchmarks in the folder format of MagicBrush: edits in sessions of several turns, each with its answer."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.nn import functional as F
 
@@ -24,6 +24,10 @@ from ip2p_lib.scenes.world import Scene
 from ip2p_lib.similarity import image_features, text_features
 
 SESSIONS, TURNS, DESCRIPTIONS = "edit_sessions.json", "edit_turns.json", "global_descriptions.json"
+
+PROPORTIONS = (
+    0.02  # how much width over height may differ between source and answer, rounding of sides included
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def read_turns(folder: Path) -> list[Turn]:
 
     Raises:
         FileNotFoundError: the folder has neither file.
-        ValueError: a file is damaged, or a turn names no picture or instruction.
+        ValueError: a file is damaged, there is no turn, or one names no picture or instruction.
 
     Source: the layout of OSU-NLP-Group/MagicBrush's development and test sets.
     """
@@ -73,7 +77,7 @@ def read_turns(folder: Path) -> list[Turn]:
         else:
             for row in found:
                 sessions[row["input"].rpartition("-")[0]].append(row)
-        return [
+        turns = [
             _turn(folder, session, number, row, told.get(session, {}))
             for session, rows in sessions.items()
             for number, row in enumerate(rows, 1)
@@ -82,6 +86,9 @@ def read_turns(folder: Path) -> list[Turn]:
         raise ValueError(
             f"{path} must hold turns with input, output and instruction, but one has not: {error!r}"
         ) from error
+    if not turns:
+        raise ValueError(f"{path} must hold at least one turn, has none")
+    return turns
 
 
 def _turn(folder: Path, session: str, number: int, row: dict[str, str], told: dict[str, str]) -> Turn:
@@ -218,19 +225,39 @@ def edit_turns(
 
 
 def score_turn(turn: Turn, result: Image.Image, clip: ClipEncoder) -> TurnScore:
-    """Measure a result, brought to the answer's size, against the answer and its caption."""
+    """Measure a result, brought to the answer's size, against the answer and its caption.
+
+    An answer that does not open, or has other proportions than its source, is named and nothing is measured; a
+    measure that is no number is named and left out.
+    """
     try:
-        truth = images.open_picture(turn.truth)
+        truth, source = images.open_picture(turn.truth), images.open_picture(turn.source)
+        _check_proportions(source.size, truth.size)
     except (ValueError, OSError) as error:
         return TurnScore(turn.session, turn.number, fault=" ".join(str(error).split()))
     pair = images.to_unit(images.to_tensor([images.fit(result, truth.size), truth]))
-    off = pair[0] - pair[1]
-    features = image_features(clip, pair)
-    alike = F.cosine_similarity(features[:1], features[1:]).item()
-    told = None
+    off, features = pair[0] - pair[1], image_features(clip, pair)
+    found = {
+        "l1": off.abs().mean().item(),
+        "l2": (off**2).mean().item(),
+        "clip_i": F.cosine_similarity(features[:1], features[1:]).item(),
+    }
     if turn.edited_caption:
-        told = torch.cosine_similarity(features[:1], text_features(clip, [turn.edited_caption])).item()
-    return TurnScore(turn.session, turn.number, off.abs().mean().item(), (off**2).mean().item(), alike, told)
+        told = text_features(clip, [turn.edited_caption])
+        found["clip_t"] = F.cosine_similarity(features[:1], told).item()
+    broken = [n for n, v in found.items() if not math.isfinite(v)]
+    kept = {n: v for n, v in found.items() if n not in broken}
+    fault = "; ".join(f"{n} is not a number" for n in broken)
+    return TurnScore(turn.session, turn.number, fault=fault, **kept)
+
+
+def _check_proportions(source: tuple[int, int], truth: tuple[int, int]) -> None:
+    """Refuse an answer that would have to be cropped before it can be compared."""
+    across, down = source[0] * truth[1], source[1] * truth[0]
+    if abs(across - down) > PROPORTIONS * max(across, down):
+        raise ValueError(
+            f"an answer must have its source's proportions, {source[0]} x {source[1]}; got {truth[0]} x {truth[1]}"
+        )
 
 
 def summary(scores: Sequence[TurnScore]) -> dict[str, Any]:

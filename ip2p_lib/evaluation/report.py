@@ -55,12 +55,19 @@ def comparison(ours: Curve, theirs: Curve) -> dict[str, Any]:
 def compared(
     systems: Mapping[str, Points], axes: tuple[str, str] = (DIRECTION, IMAGE)
 ) -> list[dict[str, Any]]:
-    """Our curve against that of every other system with more than one point."""
+    """Our curve against that of every other system with more than one point; `fault` says why one is missing."""
     if OURS not in systems:
         return []
-    ours = Curve.of(OURS, systems[OURS], axes)
     others = (name for name, points in systems.items() if name != OURS and len(points) > 1)
-    return [comparison(ours, Curve.of(name, systems[name], axes)) for name in others]
+    return [_compared(systems, name, axes) for name in others]
+
+
+def _compared(systems: Mapping[str, Points], name: str, axes: tuple[str, str]) -> dict[str, Any]:
+    """Our curve against one other; where one of the two cannot be drawn, why not, so that the rest is still told."""
+    try:
+        return comparison(Curve.of(OURS, systems[OURS], axes), Curve.of(name, systems[name], axes))
+    except ValueError as error:
+        return {"against": name, "edits": 0, "fault": str(error), "points": [], "above_everywhere": False}
 
 
 def report(systems: Mapping[str, Points], own_sources: Sequence[str] = ()) -> dict[str, Any]:

@@ -19,33 +19,38 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> st
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def _measure(value: Mapping[str, Any] | None) -> str:
+def measure_text(value: Mapping[str, Any] | None) -> str:
+    """A measure with its interval, to two decimals; "" for none."""
     return "" if value is None else f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
+
+
+def _reaches(line: Mapping[str, Any]) -> str:
+    """Why two curves without a direction in common are not compared."""
+    ours, theirs = (f"{a:.2f} to {b:.2f}" for a, b in (line["our_reach"], line["their_reach"]))
+    return f"none in common: ours {ours}, theirs {theirs}"
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, str]:
     """Markdown by the name of the block it fills; intervals are 95 %."""
     points = [
-        (p["system"], f"{p['dial']:g}", p["edits"], *(_measure(p.get(name)) for name in COLUMNS))
+        (p["system"], f"{p['dial']:g}", p["edits"], *(measure_text(p.get(name)) for name in COLUMNS))
         for p in result["points"]
     ]
     compared = []
     for c in result["compared"]:
         rows = [
-            (c["against"], f"{p['direction']:.2f}", *(_measure(p[n]) for n in ("ours", "theirs", "difference")),
+            (c["against"], f"{p['direction']:.2f}", *(measure_text(p[n]) for n in ("ours", "theirs", "difference")),
              "yes" if p["above"] else "no")
             for p in c["points"]
         ]  # fmt: skip
-        ours, theirs = (f"{a:.2f} to {b:.2f}" for a, b in (c["our_reach"], c["their_reach"]))
-        reach = f"none in common: ours {ours}, theirs {theirs}"
-        compared += rows or [(c["against"], reach, "", "", "", "")]
+        compared += rows or [(c["against"], c.get("fault") or _reaches(c), "", "", "", "")]
     kinds = [
-        (c["kind"], c["measure"], c["truth"], _measure(c))
+        (c["kind"], c["measure"], c["truth"], measure_text(c))
         for c in result["correlations"]
         if (c["measure"] == "clip_sim_dir" and c["truth"] in ("exact", "requested"))
         or (c["measure"], c["truth"]) == ("clip_sim_image", "l1_outside")
     ]  # fmt: skip
-    wrong = [(k, m["n"], _measure(m)) for k, m in result["clip_prefers_the_wrong_one"].items()]
+    wrong = [(k, m["n"], measure_text(m)) for k, m in result["clip_prefers_the_wrong_one"].items()]
     return {
         "points": markdown_table(("system", "dial", "edits", *COLUMNS.values()), points),
         "compared": markdown_table(
