@@ -22,7 +22,11 @@ Scales = tuple[float, float]  # s_T, s_I
 
 def random_editor(size: Size, device: str) -> Backbone:
     """An editor of Stable Diffusion's form with random frozen weights, also for the picture's channels."""
-    base = random_base(size, device)
+    return editor_of(random_base(size, device))
+
+
+def editor_of(base: Backbone) -> Backbone:
+    """An editor around a copy of a text-to-image model's UNet, the weights of the picture's channels random."""
     unet = as_editor_unet(base.unet, base.latent_channels).eval().requires_grad_(False)
     new = unet.conv_in.weight[:, base.latent_channels :]
     new.copy_(0.05 * torch.randn(new.shape, generator=torch.Generator().manual_seed(4)))

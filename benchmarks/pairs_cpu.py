@@ -31,7 +31,7 @@ from ip2p_lib.triplets import world_triplets
 RESULT = Path(__file__).parent / "results" / "pairs_cpu.json"
 PLOT = Path(__file__).parent.parent / "docs" / "images" / "pairs_memory.png"
 FORKS, STEPS = 6, 20
-MEMORY_SIZES = (100, 400, 1_600)
+MEMORY_SIZES = (100, 400, 1_600, 10_000)
 
 
 class CopiedScores:
@@ -176,7 +176,7 @@ def peak_of_run(candidates: int) -> None:
 
 
 def memory() -> dict[str, object]:
-    """Peak memory of whole runs of 100 to 1,600 candidates, each in a process of its own."""
+    """Peak memory of whole runs of 100 to 10,000 candidates, each in a process of its own."""
     peaks = {}
     for size in tqdm(MEMORY_SIZES, desc="memory"):
         run = subprocess.run(

@@ -4,7 +4,7 @@ Both sides train one network of Stable Diffusion's form at an equal batch, and a
 first; rounds alternate and medians are compared. Weights and pictures are random: speed does not depend on them. The
 script's side gets its pictures as tensors; what it spends on decoding and resizing them each time is not counted.
 Run: `.venv/bin/python benchmarks/training_cpu.py` on an idle machine. Writes benchmarks/results/training_cpu.json.
-With `--device cuda`: full size, benchmarks/results/training_gpu.json. With `--quick`: a minute's trial, to the screen.
+With `--quick`: a minute's trial, to the screen. On a GPU see gpu.py.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
-from side_by_side import compared, in_rounds, peak_mb, seconds_of, write_rows
+from side_by_side import ROUNDS, compared, in_rounds, peak_mb, seconds_of, write_rows
 from torch.utils.flop_counter import FlopCounterMode
 from training_sides import SIZES, Bench, Size, check_step, check_weights
 
-RESULTS = Path(__file__).parent / "results"
+RESULT = Path(__file__).parent / "results" / "training_cpu.json"
 
 
 def operations(work: Callable[[], object]) -> float:
@@ -32,9 +32,15 @@ def operations(work: Callable[[], object]) -> float:
     return round(counter.get_total_flops() / 1e9, 1)
 
 
-def timed(bench: Bench, kind: str) -> list[dict[str, object]]:
-    """The rows about time: the step, its parts, and what the cache costs."""
-    encoding, checked = seconds_of(lambda: bench.data), check_step(bench)
+def timed(
+    bench: Bench,
+    kind: str,
+    check: Callable[[], Mapping[str, object]],
+    peak: float | None = None,
+    rounds: int = ROUNDS,
+) -> list[dict[str, object]]:
+    """The rows about time: the step, its parts, and what the cache costs; `peak` is the device's, as `matmul_peak`."""
+    encoding, checked = seconds_of(lambda: bench.data), check()
     script = bench.script(bench.size.config())
     kept = script.read()
     counted = {
@@ -49,12 +55,12 @@ def timed(bench: Bench, kind: str) -> list[dict[str, object]]:
         "texts": lambda: script.step(bench.look_up, lambda: kept),
         "ours": bench.ours(),
     }
-    taken = in_rounds(ways, "training step", warm_up=1)
+    taken = in_rounds(ways, "training step", rounds, warm_up=1)
     row = compared(taken["ours"], taken["script"], f"training_step_{kind}")
-    row |= {"unit": f"seconds per step of {bench.size.batch} pairs", **checked, **check_weights()}
+    row |= {"unit": f"seconds per step of {bench.size.batch} pairs", **checked}
     row |= {"dtype": str(script.dtype).removeprefix("torch."), "gflop": counted}
-    if kind == "gpu":
-        row["share_of_peak"] = round(counted["network"] / median(taken["ours"]) / matmul_peak(), 3)
+    if peak is not None:
+        row["share_of_peak"] = round(counted["network"] / median(taken["ours"]) / peak, 3)
     return [row, parts(taken, encoding / bench.size.batch, bench.size.batch, kind)]
 
 
@@ -87,18 +93,17 @@ def matmul_peak() -> float:
     return float(20 * 2 * 8192**3 / 1e9 / seconds_of(products))
 
 
-def peak_of(side: str, size: Size, device: str, steps: int = 2) -> None:
+def peak_of(side: str, size: Size, steps: int = 2) -> None:
     """Some steps of one side; prints the peak of memory in MB. Ours begins with an empty cache."""
     with TemporaryDirectory() as name:
-        bench = Bench(size, device, Path(name))
+        bench = Bench(size, "cpu", Path(name))
         step = bench.ours() if side == "ours" else bench.script(size.config()).step
         for _ in range(steps):
             step()
-    peak = round(torch.cuda.max_memory_allocated() / 2**20) if device == "cuda" else peak_mb()
-    sys.stdout.write(f"{peak}\n")
+    sys.stdout.write(f"{peak_mb()}\n")
 
 
-def memory(arguments: Sequence[str], kind: str) -> dict[str, object]:
+def memory(arguments: Sequence[str]) -> dict[str, object]:
     """Peak memory of both sides, each in a process of its own."""
     peaks = {}
     for side in ("ours", "theirs"):
@@ -106,28 +111,28 @@ def memory(arguments: Sequence[str], kind: str) -> dict[str, object]:
         run = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[side] = int(run.stdout.split()[-1])
     ratio = round(peaks["theirs"] / peaks["ours"], 2)
-    return {"name": f"training_memory_{kind}", "ratio": ratio, **peaks, "unit": "MB at the peak"}
+    return {"name": "training_memory_cpu", "ratio": ratio, **peaks, "unit": "MB at the peak"}
 
 
 def main() -> None:
     """Measure, and write the result file."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--peak", choices=("ours", "theirs"))
     asked = parser.parse_args()
-    size, kind = SIZES["quick" if asked.quick else asked.device], {"cpu": "cpu", "cuda": "gpu"}[asked.device]
+    size = SIZES["quick" if asked.quick else "cpu"]
     if asked.peak:
-        peak_of(asked.peak, size, asked.device)
+        peak_of(asked.peak, size)
         return
     with TemporaryDirectory() as name:
-        rows = timed(Bench(size, asked.device, Path(name)), kind)
-    rows.append(memory(sys.argv[1:], kind))
+        bench = Bench(size, "cpu", Path(name))
+        rows = timed(bench, "cpu", lambda: {**check_step(bench), **check_weights()})
+    rows.append(memory(sys.argv[1:]))
     command = " ".join(["python", "benchmarks/training_cpu.py", *sys.argv[1:]])
     if asked.quick:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     else:
-        write_rows(RESULTS / f"training_{kind}.json", rows, command)
+        write_rows(RESULT, rows, command)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,8 @@ def write_pairs(folder: Path, size: Size) -> tuple[Tensor, Tensor, list[str]]:
 class Bench:
     """Both sides on one network and one batch of pairs, which lie in a folder."""
 
-    def __init__(self, size: Size, device: str, folder: Path) -> None:
-        self.size, self.folder, self.base = size, folder, random_base(size, device)
+    def __init__(self, size: Size, device: str, folder: Path, base: Backbone | None = None) -> None:
+        self.size, self.folder, self.base = size, folder, base or random_base(size, device)
         self.before, self.after, self.texts = write_pairs(folder, size)
         self.unet = as_editor_unet(self.base.unet, self.base.latent_channels)
         self.generator = torch.Generator(device).manual_seed(3)

@@ -1,10 +1,14 @@
 """The benchmarks' page is what the result files say, goals and gaps included."""
 
 import importlib.util
+import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks"
@@ -64,3 +68,40 @@ def test_a_row_shows_all_that_it_holds():
         "peaks": {"1": 3},
     }
     assert page.file_table([row]).splitlines()[-1] == "| `x` | 2 | 1 | 2 | s | 1e-06 | peaks 1: 3 |"
+
+
+@pytest.mark.slow
+def test_the_gpu_script_measures_every_part_in_its_own_trial():
+    command = [sys.executable, str(FOLDER / "gpu.py"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    names = {row["name"] for rows in found.values() for row in rows}
+    needing_a_peak = {"training_share_of_peak_gpu"}
+    assert names >= {name for name in page.GOALS if name.endswith("_gpu")} - needing_a_peak
+    for part, rows in found.items():
+        assert all(row["equal_within"] < 1e-3 for row in rows), part
+
+
+def test_without_a_gpu_the_script_says_so_in_one_line():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "gpu.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "needs a CUDA device, found none" in done.stderr.splitlines()[-1]
+
+
+def test_the_largest_batch_is_the_last_that_fits_and_a_part_that_takes_too_long_is_stopped():
+    parts = script("gpu_parts")
+
+    def attempt(size):
+        if size > 4:
+            raise torch.cuda.OutOfMemoryError("no room")
+
+    found = parts.largest(attempt, (2, 4, 8, 16), parts.Deadline(60))
+    assert (found["value"], found["does_not_fit"]) == (4, 8)
+    assert "want of time" in parts.largest(attempt, (2, 4), parts.Deadline(-1))["stopped"]
+    with pytest.raises(TimeoutError, match="more than 0 s"), parts.stopped_after(0.05):
+        time.sleep(5)
