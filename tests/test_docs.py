@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_notebooks import LESSONS, PAGES, headings, named, prose
+from test_notebooks import LESSONS, PAGES, cells, headings, named, prose
 from typer.main import get_command
 
 from ip2p_lib import cli
@@ -73,11 +73,23 @@ def lost_tests(cell: str) -> list[str]:
     for name in re.findall(r"`([^`]+)`", cell):
         file, _, test = name.partition("::")
         path = ROOT / "tests" / file
-        if not path.is_file() or not re.search(rf"(?m)^def {test}\(", path.read_text(encoding="utf-8")):
+        wanted = rf"(?m)^def {test or 'test_[a-z0-9_]+'}\("
+        if not path.is_file() or not re.search(wanted, path.read_text(encoding="utf-8")):
             lost.append(name)
     return lost
 
 
+def lost_cells(cell: str) -> list[str]:
+    """Cells such as 03 `c19`, `c20`; 06 `c23` of a table's cell that their notebook does not have."""
+    lost = []
+    for part in cell.split(";"):
+        lesson = next((p for p in LESSONS if p.name[:2] == part.strip()[:2]), None)
+        ids = set() if lesson is None else {c.get("id") for c in cells(lesson)}
+        lost += [f"{part.strip()[:2]} {name}" for name in re.findall(r"`([^`]+)`", part) if name not in ids]
+    return lost
+
+
+FIGURES = [row for row in rows(DOCS / "figure_map.md") if "command" in row]
 EQUATIONS, TERMS = rows(DOCS / "equation_map.md"), rows(DOCS / "glossary.md")
 
 
@@ -97,6 +109,13 @@ def test_all_parts_of_the_method_are_on_the_map():
         "triplets", "diffusion", "attention", "pairs", "similarity", "filtering", "unet", "dataset", "training",
         "optimisation", "guidance", "editing", "evaluation", "baselines",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("row", FIGURES, ids=lambda r: next(iter(r.values()))[:40])
+def test_a_figure_has_its_cell_and_test(row):
+    assert lost_cells(row["cell"]) == []
+    assert lost_tests(row["test"]) == []
+    assert row["test"] not in ("", DASH)
 
 
 @pytest.mark.parametrize("row", TERMS, ids=lambda r: r["term"])
@@ -120,6 +139,9 @@ def test_names_that_do_not_exist_are_found():
     ]
     assert lost_sections("02: The same noise") == lost_sections(DASH) == []
     assert lost_tests("`test_docs.py::test_nothing`, `test_none.py::test_x`") != []
+    assert lost_tests("`test_none.py`") == ["test_none.py"]
+    assert lost_tests("`test_docs.py`") == []
+    assert lost_cells("06 `c11` to `none`; 99 `c01`; all") == ["06 none", "99 c01"]
     with pytest.raises((AttributeError, ImportError)):
         resolve("guidance.no_such_function")
 

@@ -1,5 +1,6 @@
 """Evaluation: systems swept along their dials on held-out edits, the result file and its plots."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,9 @@ def evaluate(
     ] = None,
     results: Annotated[Path, typer.Option(help="Where tradeoff.json goes")] = Path("data/results"),
     figures: Annotated[Path | None, typer.Option(help="Folder for the plots, as PNG")] = None,
+    sheets: Annotated[
+        Path | None, typer.Option(help="Folder for pictures: all systems side by side, and examples of each")
+    ] = None,
     page: Annotated[Path | None, typer.Option(help="Page whose tables to renew")] = None,
     seed: Annotated[int, typer.Option(help="Of scenes, phrasings and noise")] = SEED,
 ) -> None:
@@ -48,7 +52,7 @@ def evaluate(
     ):
         if count < 1:
             raise ValueError(f"{option} must be at least 1, got {count}")
-    for folder in (out, results, *([figures] if figures else [])):
+    for folder in (out, results, *(f for f in (figures, sheets) if f)):
         writable(folder)
     quiet()
     study = _Study(preset, model, out, seed, edits, slow_edits, names)
@@ -66,6 +70,8 @@ def evaluate(
     for line in result["compared"]:
         typer.echo(_sentence(line))
     _show(result, figures, page)
+    for told in study.draw(sheets) if sheets else ():
+        typer.echo(told)
 
 
 def _show(result: dict[str, Any], figures: Path | None, page: Path | None) -> None:
@@ -91,6 +97,8 @@ def _numbers(text: str) -> list[float]:
 
 
 def _sentence(line: dict[str, Any]) -> str:
+    if "fault" in line:
+        return f"{line['against']}: not compared; {line['fault']}"
     if not line["points"]:
         ours, theirs = line["our_reach"], line["their_reach"]
         return f"{line['against']}: no direction in common; ours {ours}, theirs {theirs}"
@@ -156,6 +164,35 @@ class _Study:
 
         found = {name: read_points(self.out / name) for name in self.measured}
         return {n: {v: found[n][v] for v in sorted(dial)} for n, dial in self.measured.items()}
+
+    def draw(self, folder: Path) -> Iterator[str]:
+        """Sheets of what was measured, each system at the best of its own points; says which that is."""
+        from ip2p_lib.course.sheets import examples_sheet, save_picture, systems_sheet
+        from ip2p_lib.evaluation.side_by_side import best_dial, good_and_bad, one_of_each_kind
+
+        points, places = self.points(), {c.triplet.id: i for i, c in enumerate(self.cases)}
+        best = {n: best_dial(found) for n, found in points.items()}
+        columns = [n for n, s in self.systems.items() if not s.own_sources and n != "nothing"]
+        shown = one_of_each_kind(self.cases)
+        save_picture(systems_sheet([self._made(n, best[n], shown) for n in columns]), folder / "systems.png")
+        yield f"{folder / 'systems.png'}: {', '.join(f'{n} at {best[n]:g}' for n in columns)}"
+        for name in (n for n, s in self.systems.items() if len(s.values) > 1):
+            both = good_and_bad(points[name][best[name]])
+            made = [self._made(name, best[name], [places[i] for i in ids]) for ids in both]
+            if not any(made):
+                yield f"{name}: no edit could be judged, so no examples"
+                continue
+            path = folder / f"examples_{name.replace('-', '_')}.png"
+            save_picture(examples_sheet(*made), path)
+            yield f"{path}: {len(made[0])} exact, {len(made[1])} not, at {best[name]:g}"
+
+    def _made(self, name: str, dial: float, chosen: list[int]) -> list[Any]:
+        """Some edits again, with their pictures."""
+        from ip2p_lib.evaluation.side_by_side import make
+
+        if not chosen:
+            return []
+        return make(self.systems[name], dial, self.cases, chosen, self.instruments, seed=self.seed)
 
 
 @app.command()

@@ -111,11 +111,20 @@ def ablations(
     work: Annotated[Path, typer.Option(help="Where `ip2p miniature` left its pairs")] = Path("out/miniature"),
     out: Annotated[Path, typer.Option("--out", help="Where ablations.json goes")] = Path("data/results"),
     only: Annotated[str | None, typer.Option(help="One ablation, again if it is on file")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the curve of what is on file to this PNG, and train nothing")
+    ] = None,
 ) -> None:
     """Train the miniature's editor again with one part changed at a time, and write ablations.json."""
+    from ip2p_lib import storage
+    from ip2p_lib.evaluation.limit_figures import ablation_curve
     from ip2p_lib.miniature.ablations import run_ablations
 
     writable(out)
     quiet()
+    if figure is not None:
+        writable(figure.parent)
+        typer.echo(ablation_curve(storage.read_json(out / "ablations.json"), figure))
+        return
     for line in run_ablations(work, out / "ablations.json", only):
         typer.echo(line)

@@ -23,20 +23,22 @@ DPI, SIZE = 110, (6.4, 4.6)
 Row = Mapping[str, Any]
 
 
-def _new() -> tuple[Any, Any]:
-    """A figure that belongs to no window and no global state, and its axes."""
+def new_figure(size: tuple[float, float] = SIZE, columns: int = 1) -> tuple[Any, list[Any]]:
+    """A figure of `size` inches that belongs to no window and no global state, and its axes side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
+    found = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for axes in found:
+        axes.grid(color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure, found
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a PNG, whole or not at all, and the same bytes each time."""
     with storage.atomic_file(path) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
     return path
@@ -74,14 +76,14 @@ def tradeoff(result: Row, path: Path, axes_names: tuple[str, str] = (DIRECTION, 
     systems = _by_system(result["points"], *axes_names)
     if not systems:
         raise ValueError(f"a curve needs points with {axes_names[0]} and {axes_names[1]}, found none")
-    figure, axes = _new()
+    figure, (axes,) = new_figure()
     for points in systems:
         _curve(axes, points, *axes_names)
     wrong = ", pixels in the wrong range" if axes_names == RELEASED else ""
     axes.set_xlabel(f"change wanted: CLIP direction similarity{wrong} (cosine)")
     axes.set_ylabel("picture kept: CLIP image similarity (cosine)")
     axes.legend(fontsize=8, title="mean and 95 % interval", title_fontsize=7)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def truth_curve(result: Row, path: Path) -> Path:
@@ -93,7 +95,7 @@ def truth_curve(result: Row, path: Path) -> Path:
     systems = _by_system(result["points"], "requested", "l1_outside")
     if not systems:
         raise ValueError("a curve against the truth needs a judge and exact masks, found no point with both")
-    figure, axes = _new()
+    figure, (axes,) = new_figure()
     for points in systems:
         _curve(axes, points, "requested", "l1_outside")
     axes.invert_yaxis()
@@ -102,7 +104,7 @@ def truth_curve(result: Row, path: Path) -> Path:
         "picture kept: distance outside the exact mask\n(mean L1 of values in [-1, 1], up is better)"
     )
     axes.legend(fontsize=8, title="mean and 95 % interval", title_fontsize=7)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def ranges(result: Row, path: Path) -> Path:
@@ -111,7 +113,7 @@ def ranges(result: Row, path: Path) -> Path:
     Raises:
         ValueError: our editor was not measured.
     """
-    figure, axes = _new()
+    figure, (axes,) = new_figure()
     mine = [p for p in result["points"] if p["system"] == "ours"]
     for names, changes in (
         ((DIRECTION, IMAGE), {"label": "pixels in [0, 1], as CLIP expects"}),
@@ -124,7 +126,7 @@ def ranges(result: Row, path: Path) -> Path:
     axes.set_xlabel("CLIP direction similarity (cosine)")
     axes.set_ylabel("CLIP image similarity (cosine)")
     axes.legend(fontsize=8, title="ours, mean and 95 % interval", title_fontsize=7)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw(result: Row, folder: Path) -> list[Path]:

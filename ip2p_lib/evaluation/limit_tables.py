@@ -1,0 +1,71 @@
+"""Tables of `docs/limits.md`, made from the result files of `ip2p limits`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ip2p_lib.evaluation.limit_figures import TITLES
+from ip2p_lib.evaluation.side_effects import COLUMNS
+from ip2p_lib.evaluation.tables import markdown_table, measure_text
+
+Row = Mapping[str, Any]
+
+
+def sizes_table(result: Row) -> str:
+    """One line for each way to edit, intervals 95 %."""
+    columns = {
+        "requested": "requested",
+        "exact": "exact",
+        "l1_over_unedited_l1": "L1 over the unedited picture's",
+        "clip_sim_dir": "CLIP direction",
+        "autoencoder_keeps": "exact answer read after the autoencoder",
+    }
+    lines = [(s["way"], *(measure_text(s.get(n)) for n in columns)) for s in result["sizes"]]
+    return markdown_table(("edited at", *columns.values()), lines)
+
+
+def failures_table(result: Row) -> str:
+    """One line for each kind of wish."""
+    lines = [
+        (
+            f"“{w['instruction'].format(noun='cat')}”",
+            *(measure_text(w[n]) for n in ("moved", "moved_left", "another_scene")),
+            ", ".join(f"{name} {count}" for name, count in list(w["changed"].items())[:4]),
+        )
+        for w in result["wishes"].values()
+    ]
+    heads = (
+        "wish",
+        "subject moved",
+        "of these, to the left",
+        "another scene, by the judge",
+        "changed most often",
+    )
+    return markdown_table(heads, lines)
+
+
+def effects_table(result: Row) -> str:
+    """For editor, pairs and floor: what changes besides over all kinds of edit, and where it goes."""
+    parts = [n for n in TITLES if n in result]
+    pulls = {p["column"]: p for p in result["editor"]["pulls"]}
+    overall = {n: next(m["besides"] for m in result[n]["matrix"] if m["kind"] == "all") for n in parts}
+    lines = [
+        (
+            column,
+            *(measure_text(overall[n].get(column)) for n in parts),
+            "" if column not in pulls else f"{pulls[column]['to']}, {measure_text(pulls[column]['share'])}",
+        )
+        for column in (*COLUMNS, "anything")
+    ]
+    heads = (
+        "changed besides",
+        *(TITLES[n] for n in parts),
+        "the editor's most frequent new value, its share",
+    )
+    return markdown_table(heads, lines)
+
+
+TABLES: dict[str, Callable[[Row], str]] = {
+    "sizes": sizes_table,
+    "failures": failures_table,
+    "side_effects": effects_table,
+}
