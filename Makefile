@@ -19,6 +19,7 @@ test: lint
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/python -m mypy
 
 lab: $(INSTALLED)
@@ -81,7 +82,7 @@ clean:
 help:
 	@echo "make course     install, then play the whole game offline into out/course (the default)"
 	@echo "make test       lint, quick tests, slow tests, every notebook; stops at the first failure"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, mypy and spelling"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make app        the editor alone, in the browser"
 	@echo "make notebooks  run every notebook and measure its minutes for README"
