@@ -1,7 +1,7 @@
 """What checks are made of: compare shape, then value, and tell by the value which slip it was."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from ip2p_lib.course.exercises.grading import NotAttempted, Wrong
 
 Slips = Sequence[tuple[Any, Any]]  # a wrong result, and the hint (number or text) for who gets it
+Rules = Sequence[tuple[Callable[..., Any], int | str]]  # what people compute instead, and the hint for it
 
 
 def need(condition: bool, hint: int | str, detail: str = "") -> None:
@@ -102,3 +103,41 @@ def _short(value: Any) -> str:
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def against(
+    answer: Callable[..., Any], right: Callable[..., Any], cases: Sequence[Any], slips: Rules
+) -> None:
+    """Compare over all cases at once, so that a slip is known by all of its values, not by one that is right too."""
+    got = [answer(*case) for case in cases]
+    wanted = [right(*case) for case in cases]
+    known = [([rule(*case) for case in cases], hint) for rule, hint in slips]
+    off = next((i for i, pair in enumerate(zip(got, wanted, strict=True)) if not _same(*pair)), None)
+    if off is None:
+        return
+    said = next((h for values, h in known if all(map(_same, got, values))), 1)
+    same_value(got[off], wanted[off], hint=said, what=f"the result for {cases[off]}")
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        same_value(a, b)
+    except Exception:  # noqa: BLE001 - an answer may be anything
+        return False
+    return True
+
+
+def numbers(got: Any, count: int) -> list[float]:
+    """An answer of so many numbers, to six digits; None counts as not a number.
+
+    Raises:
+        Wrong: it is no list or tuple of that length.
+    """
+    good = isinstance(got, list | tuple) and len(got) == count
+    need(good, f"Give {count} numbers.", f"got {got!r:.60}")
+    return [math.nan if v is None else round(float(v), 6) for v in got]
+
+
+def plain(values: tuple[float, ...]) -> list[float]:
+    """Numbers of any kind as a list of floats to six digits."""
+    return [round(float(v), 6) for v in values]

@@ -1,37 +1,14 @@
 """Exercises of notebook 07: what more channels cost, names in a file, steps that get lost, bytes, micro-batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ip2p_lib.course.exercises.checks import need, one_of, same_value
+from ip2p_lib.course.exercises.budgets import bytes_per_weight, check_bytes, check_micro, micro_batch
+from ip2p_lib.course.exercises.checks import Rules, against, need, one_of
 from ip2p_lib.course.exercises.grading import Exercise
-
-Rules = Sequence[tuple[Callable[..., Any], int | str]]  # what people compute instead, and the hint for it
-
-
-def _against(
-    answer: Callable[..., Any], right: Callable[..., Any], cases: Sequence[Any], slips: Rules
-) -> None:
-    """Compare over all cases at once, so that a slip is known by all of its values, not by one that is right too."""
-    got = [answer(*case) for case in cases]
-    wanted = [right(*case) for case in cases]
-    known = [([rule(*case) for case in cases], hint) for rule, hint in slips]
-    off = next((i for i, pair in enumerate(zip(got, wanted, strict=True)) if not _same(*pair)), None)
-    if off is None:
-        return
-    said = next((h for values, h in known if all(map(_same, got, values))), 1)
-    same_value(got[off], wanted[off], hint=said, what=f"the result for {cases[off]}")
-
-
-def _same(a: Any, b: Any) -> bool:
-    try:
-        same_value(a, b)
-    except Exception:  # noqa: BLE001 - an answer may be anything
-        return False
-    return True
 
 
 def added_parameters(convolution: nn.Conv2d, more: int) -> int:
@@ -58,7 +35,7 @@ def check_added(answer: Callable[..., Any], seed: int) -> None:
         nn.Conv2d(3 + seed, 7, (3, 5), device="meta"),
         nn.Conv2d(5, 6, 1, bias=False, device="meta"),
     ]
-    _against(answer, added_parameters, [(layer, more) for layer in layers for more in (4, 1)], ADDED)
+    against(answer, added_parameters, [(layer, more) for layer in layers for more in (4, 1)], ADDED)
 
 
 def input_block(level: int, layer: int, layers_per_level: int = 2) -> int:
@@ -79,7 +56,7 @@ BLOCKS: Rules = (
 def check_block(answer: Callable[..., Any], seed: int) -> None:
     """All layers of four levels, with two layers on each, and with one and three."""
     cases = [(v, n, k) for k in (2, 1, 3 + seed) for v in range(4) for n in range(k + (v < 3))]
-    _against(answer, input_block, cases, BLOCKS)
+    against(answer, input_block, cases, BLOCKS)
 
 
 def moves(value: float, step: float, dtype: torch.dtype) -> bool:
@@ -115,105 +92,9 @@ def check_moves(answer: Callable[..., Any], seed: int) -> None:
         "Give one truth value.",
         f"got {first!r:.60}",
     )
-    _against(
+    against(
         lambda *case: bool(answer(*case)), moves, [(*p, d) for d in (HALF, BRAIN, FULL) for p in pairs], MOVED
     )
-
-
-def bytes_per_weight(precision: str, trained: float = 1.0, averaged: bool = True) -> float:
-    """Bytes that a training holds for each weight, whatever the batch.
-
-    Args:
-        precision: bf16 or fp16 (mixed), or no for float32.
-        trained: share of the weights that is trained, 1 for all.
-        averaged: whether an average of the trained weights is kept.
-    """
-    copy = 0 if precision == "no" else 2
-    return 4 + copy + trained * (4 + 8 + 4 * averaged)
-
-
-def _kept(weights: float, copy: float, trained: float, frozen: float = 0.0) -> Callable[..., float]:
-    """A sum with other bytes: for weights, copies, what is trained but for the average, and what is not trained."""
-    return lambda p, t, a: weights + copy * (p != "no") + t * (trained + 4 * a) + (1 - t) * frozen
-
-
-BYTES: Rules = (
-    (_kept(4, 2, 8), "AdamW keeps two averages of each trained weight: of its gradient and of the gradient's square."),
-    (_kept(4, 2, 4), "That lacks gradients or averages: AdamW keeps two of them beside the gradient, four bytes each."),
-    (_kept(4, 2, 6), "Gradients and the optimiser's averages belong to the weights in float32: four bytes each."),
-    (_kept(4, 0, 12), "Mixed precision computes on copies of two bytes: they come on top."),
-    (lambda p, t, a: 4 + 2 + t * (12 + 4 * a), "In float32 the weights themselves are computed with: precision no needs no copies."),
-    (_kept(2, 0, 12), "The weights stay in four bytes, and the two bytes are copies beside them."),
-    (lambda p, t, a: (4 if p == "no" else 2) + t * (12 + 4 * a), "The weights stay in four bytes, and the two bytes are copies beside them."),
-    (_kept(4, 2, 12, 12), "What is not trained has no gradient and no state of the optimiser: that is what an adapter spares."),
-    (lambda p, t, a: bytes_per_weight(p, 1.0, a), "What is not trained has no gradient and no state of the optimiser: that is what an adapter spares."),
-    (lambda p, t, a: t * bytes_per_weight(p, 1.0, a), "Frozen weights are held as well, and computed with: only gradients, optimiser and average shrink."),
-    (lambda p, t, a: bytes_per_weight(p, t, True), "Without an average there is none to keep: mind `averaged`."),
-    (lambda p, t, a: bytes_per_weight(p, t, False), "The average of the weights is kept too, if `averaged`."),
-    (lambda p, t, a: bytes_per_weight(p, t, False) + 4 * a, "Frozen weights are their own average: only the trained ones need one."),
-)  # fmt: skip
-
-
-def check_bytes(answer: Callable[..., Any], seed: int) -> None:
-    """All weights, an adapter, no average; each in mixed precision and in float32."""
-    share = 1 / (16 + seed)
-    cases = [(p, t, a) for t in (1.0, share) for a in (True, False) for p in ("bf16", "no", "fp16")]
-    _against(lambda *case: float(answer(*case)), bytes_per_weight, cases, BYTES)
-
-
-def micro_batch(free: int, per_pair: int, batch: int) -> tuple[int, int]:
-    """(pairs in a micro-step, micro-steps) whose product is the batch, the first as large as fits; else (0, 0)."""
-    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * per_pair <= free]
-    return (fitting[-1], batch // fitting[-1]) if fitting else (0, 0)
-
-
-def _halved(free: int, per_pair: int, batch: int) -> tuple[int, int]:
-    n = batch
-    while n * per_pair > free and n > 0:
-        n //= 2
-    return (n, batch // n) if n else (0, 0)
-
-
-def _filled(free: int, per_pair: int, batch: int, up: bool, most: bool = True) -> tuple[int, int]:
-    n = free // per_pair
-    n = min(n, batch) if most else n
-    return (n, -(-batch // n) if up else batch // n) if n else (0, 0)
-
-
-def _power(free: int, per_pair: int, batch: int) -> tuple[int, int]:
-    n = min(free // per_pair, batch)
-    n = 2 ** (n.bit_length() - 1) if n else 0
-    return (n, batch // n) if n else (0, 0)
-
-
-MICRO: Rules = (
-    (lambda f, p, b: _filled(f, p, b, up=True), "The last micro-step would be smaller, or the batch larger: take the largest size that divides the batch."),
-    (lambda f, p, b: _filled(f, p, b, up=False), "Some pairs of the batch would be dropped: the product must be the batch exactly."),
-    (lambda f, p, b: _filled(f, p, b, True, False), "A micro-step larger than the batch is no part of it; and the size must divide the batch."),
-    (lambda f, p, b: _filled(f, p, b, False, False), "A micro-step larger than the batch is no part of it; and the size must divide the batch."),
-    (_halved, "Halving misses sizes: 96 pairs can go in steps of 32."),
-    (_power, "A power of two need not divide the batch, and need not be the largest that does."),
-    (lambda f, p, b: micro_batch(f, p, b)[::-1], "The order is (pairs in a micro-step, micro-steps)."),
-    (lambda f, p, b: micro_batch(f - 1, p, b), "What fills the memory to the last byte still fits."),
-    (lambda f, p, b: (1, b) if f >= p else (0, 0), "That fits, but takes the most micro-steps: find the largest that fits."),
-    (lambda f, p, b: micro_batch(f, p, b) if f >= p else (1, b), "If not even one pair fits, say so: (0, 0)."),
-)  # fmt: skip
-
-
-def check_micro(answer: Callable[..., Any], seed: int) -> None:
-    """Batches that are no powers of two, a prime, memory that is just enough, too much, and too little."""
-    per = 337 + seed
-    cases = [
-        (13 * per + 5, per, 1024), (40 * per + 1, per, 96), (32 * per, per, 96), (7 * per + 2, per, 100),
-        (50 * per, per, 6), (6 * per + 9, per, 7), (per - 1, per, 64), (1000 * per, per, 1024),
-    ]  # fmt: skip
-    first = answer(*cases[0])
-    need(
-        isinstance(first, list | tuple) and len(first) == 2,
-        "Give two whole numbers: (pairs in a micro-step, micro-steps).",
-        f"got {first!r:.60}",
-    )
-    _against(answer, micro_batch, cases, MICRO)
 
 
 def colleagues_average(average: Tensor, weight: Tensor, decay: float) -> Tensor:
