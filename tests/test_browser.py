@@ -83,7 +83,12 @@ def play(shown):
 
 
 def run_all(shown):
-    """Run all cells; asked before the kernel is connected, JupyterLab says nothing and does nothing."""
+    """Forget the outputs that were committed, then run all cells.
+
+    Asked before the kernel is connected, JupyterLab says nothing and does nothing.
+    """
+    shown.evaluate("void window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+    wait_for(lambda: not re.search(r"\[\d+\]", " ".join(shown.locator(".jp-InputPrompt").all_inner_texts())))
     for _ in range(12):
         shown.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         shown.wait_for_timeout(5_000)
