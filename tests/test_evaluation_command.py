@@ -1,6 +1,7 @@
 """`ip2p evaluate` and its plots: the ends of the scale by the shipped judge, continuation, one line for mistakes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from ip2p_lib import cli
 from ip2p_lib.baselines import SYSTEMS
+from ip2p_lib.evaluation.cases import world_cases
 from ip2p_lib.evaluation.figures import LOOKS, draw, ranges, tradeoff, truth_curve
 
 
@@ -67,8 +69,15 @@ def test_the_ends_of_the_scale_are_measured_and_a_second_run_continues(tmp_path)
 def test_every_dial_is_swept_and_compared(tmp_path):
     """The shipped models, two edits at two points: all parts of the result are there."""
     names = "ours,sdedit,prompt-to-prompt,truth"
-    run = evaluate(*options(tmp_path), "--systems", names, "--edits", 2, "--points", 2, "--figures", tmp_path)
+    drawn = ("--figures", tmp_path, "--sheets", tmp_path / "sheets")
+    run = evaluate(*options(tmp_path), "--systems", names, "--edits", 2, "--points", 2, *drawn)
     assert run.exit_code == 0, run.output
+    assert {p.name for p in (tmp_path / "sheets").iterdir()} == {
+        "systems.png", "examples_ours.png", "examples_sdedit.png", "examples_prompt_to_prompt.png",
+    }  # fmt: skip
+    assert re.search(
+        r"systems\.png: ours at [\d.]+, sdedit at [\d.]+, truth at 0", run.output.replace("\n", "")
+    )
     found = json.loads((tmp_path / "tradeoff.json").read_text())
     assert [(p["system"], p["dial"]) for p in found["points"]] == [
         ("ours", 1.0), ("ours", 2.2), ("sdedit", 0.1), ("sdedit", 0.9), ("prompt-to-prompt", 0.0),
@@ -96,6 +105,17 @@ def test_a_mistake_gets_one_line(tmp_path, arguments, said):
     assert run.output.startswith("error: ")
     assert said in run.output
     assert len(run.output.splitlines()) == 1
+
+
+def test_a_sheet_has_a_row_for_each_kind_and_a_column_for_each_system(tmp_path):
+    run = evaluate(*options(tmp_path), "--systems", "nothing,truth", "--edits", 12, "--sheets", tmp_path)
+    assert run.exit_code == 0, run.output
+    kinds = {c.kind for c in world_cases(12, 5)}
+    with Image.open(tmp_path / "systems.png") as sheet:
+        assert sheet.size == (2 * (120 + 8) + 8, 20 + 8 + len(kinds) * (120 + 3 * 13 + 8))
+    assert [p.name for p in tmp_path.glob("*.png")] == [
+        "systems.png"
+    ]  # neither has a dial to be good or bad at
 
 
 def test_every_system_has_a_look_of_its_own():

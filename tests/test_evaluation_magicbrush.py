@@ -11,14 +11,8 @@ from typer.testing import CliRunner
 from ip2p_lib import cli
 from ip2p_lib.backbone import load_clip
 from ip2p_lib.baselines import Edited, exact_answer, nothing
-from ip2p_lib.evaluation.magicbrush import (
-    SESSIONS,
-    TURNS,
-    draw_benchmark,
-    read_turns,
-    run_benchmark,
-    summary,
-)
+from ip2p_lib.evaluation.magicbrush import run_benchmark, summary
+from ip2p_lib.evaluation.turns import SESSIONS, TURNS, draw_benchmark, read_turns
 from ip2p_lib.presets import EditConfig, Preset
 from ip2p_lib.scenes.language import is_held_out
 

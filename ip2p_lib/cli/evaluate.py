@@ -216,14 +216,15 @@ def benchmark(
     from ip2p_lib.backbone import pick_device
     from ip2p_lib.baselines import Models, system
     from ip2p_lib.evaluation import magicbrush
+    from ip2p_lib.evaluation.turns import draw_benchmark, read_turns
     from ip2p_lib.presets import preset as find
 
     chosen = find(preset)
     if draw and folder.exists():
         raise ValueError(f"--draw needs a new folder, but {folder} exists; leave --draw out to use it")
     if draw:
-        magicbrush.draw_benchmark(folder, draw, seed, size=chosen.edit.resolution)
-    turns = magicbrush.read_turns(folder)
+        draw_benchmark(folder, draw, seed, size=chosen.edit.resolution)
+    turns = read_turns(folder)
     writable(out.parent)
     quiet()
     models = Models(chosen, model=model, device=pick_device()[0])
