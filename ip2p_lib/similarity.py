@@ -1,12 +1,14 @@
 """The four CLIP similarities of an edit, with the reference's preprocessing."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ip2p_lib.backbone import ClipEncoder
+from ip2p_lib.fitting import Room
 from ip2p_lib.records import ClipScores
 
 
@@ -31,9 +33,16 @@ def preprocess(pixels: Tensor, clip: ClipEncoder) -> Tensor:
 
 
 @torch.no_grad()
-def image_features(clip: ClipEncoder, pixels: Tensor, *, batch_size: int = 256) -> Tensor:
-    """Unit-length features (N, D) of pictures (N, 3, H, W) in [0, 1]."""
-    blocks = [clip.model.encode_image(preprocess(b.to(clip.device), clip)) for b in pixels.split(batch_size)]
+def image_features(
+    clip: ClipEncoder, pixels: Tensor, *, batch_size: int = 256, room: Room | None = None
+) -> Tensor:
+    """Unit-length features (N, D) of pictures (N, 3, H, W) in [0, 1]; fewer at a time where memory runs out."""
+    room = Room("pictures for CLIP") if room is None else room
+
+    def encode(part: Any) -> Tensor:
+        return clip.model.encode_image(preprocess(part.to(clip.device), clip))
+
+    blocks = [f for b in pixels.split(batch_size) for f in room.parts(encode, cast(Any, b))]
     return F.normalize(torch.cat(blocks).float(), dim=-1)
 
 
@@ -63,13 +72,19 @@ def similarities(image_0: Tensor, image_1: Tensor, text_0: Tensor, text_1: Tenso
 
 
 def encode_edits(
-    clip: ClipEncoder, before: Tensor, after: Tensor, captions: Sequence[str], edited_captions: Sequence[str]
+    clip: ClipEncoder,
+    before: Tensor,
+    after: Tensor,
+    captions: Sequence[str],
+    edited_captions: Sequence[str],
+    *,
+    room: Room | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Unit-length features (N, D) of both pictures and both captions of N edits, pictures in [0, 1].
 
     All pictures go through CLIP together, and equal captions once.
     """
-    first, second = image_features(clip, torch.cat([before, after])).chunk(2)
+    first, second = image_features(clip, torch.cat([before, after]), room=room).chunk(2)
     text, edited_text = text_features(clip, [*captions, *edited_captions]).chunk(2)
     return first, second, text, edited_text
 

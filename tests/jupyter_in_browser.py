@@ -44,11 +44,13 @@ def page(url: str) -> Iterator[object]:
 
 @contextmanager
 def server(kind: str, notebook: str, home: Path) -> Iterator[str]:
-    """JupyterLab ("lab") or Voilà ("voila") with a copy of the notebook in `home`; yields its address."""
+    """JupyterLab ("lab") or Voilà ("voila") with a copy of a notebook, ours or a path, in `home`; yields its address."""
+    source = NOTEBOOKS / notebook
+    notebook = source.name
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shutil.copy(NOTEBOOKS / notebook, home / notebook)
+    shutil.copy(source, home / notebook)
     command = {"lab": _lab, "voila": _voila}[kind](home, notebook, port)
     log = (home / f"{kind}.log").open("w")
     environment = {

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ip2p_lib"
 ORDER = (
-    "storage", "records", "scenes", "images", "diffusion", "samplers", "guidance", "optimisation", "presets", "memory_plan", "single_file", "judge", "backbone",
+    "storage", "fitting", "records", "scenes", "images", "diffusion", "samplers", "guidance", "optimisation", "presets", "memory_plan", "single_file", "judge", "backbone",
     "triplets", "attention", "pairs", "similarity", "filtering", "dataset", "unet", "lora", "editing",
     "baselines", "training", "evaluation", "quality", "miniature", "engines", "course", "cli",
 )  # fmt: skip

@@ -74,7 +74,7 @@ def test_below_the_controls_lies_a_still_picture(monkeypatch):
     assert box is shown.box
     assert isinstance(still, Still)
     assert still._repr_html_().startswith(
-        '<details><summary>Without a kernel</summary><img alt="a red square of 2"'
+        '<details><summary>As a still picture</summary><img alt="a red square of 2"'
     )
     assert repr(still) == "picture: a red square of 2"
 

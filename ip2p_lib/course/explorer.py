@@ -11,6 +11,8 @@ from PIL import Image
 
 from ip2p_lib.course.figures import PAPER, Shown
 
+FOLD = "<details><summary>As a still picture</summary>"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -47,7 +49,7 @@ class Still:
         self.shown = shown
 
     def _repr_html_(self) -> str:
-        return f"<details><summary>Without a kernel</summary>{self.shown._repr_html_()}</details>"
+        return f"{FOLD}{self.shown._repr_html_()}</details>"
 
     def __repr__(self) -> str:
         return repr(self.shown)
@@ -133,15 +135,15 @@ def _control(choice: Choice) -> Any:
     )
 
 
-def browse(shown: Mapping[str, Shown], name: str) -> Explorer:
-    """A slider over pictures made beforehand; first and last stand below each other where no kernel runs.
+def browse(shown: Mapping[str, Shown], name: str, still: Shown | None = None) -> Explorer:
+    """A slider over pictures made beforehand. Where no kernel runs stands `still`, or the first above the last.
 
     Raises:
         ValueError: there is nothing to show.
     """
     pages = list(shown.items())
-    ends = pages if len(pages) < 2 else [pages[0], pages[-1]]
-    still = stacked({f"{name} {words}": page for words, page in ends}) if pages else None
+    if still is None and pages:
+        still = stacked({f"{name} {words}": page for words, page in (pages[0], *pages[1:][-1:])})
     return Explorer(lambda page: page, {"page": Choice(name, dict(pages))}, still)
 
 

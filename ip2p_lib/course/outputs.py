@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ip2p_lib import images
+from ip2p_lib.course.explorer import FOLD
 from ip2p_lib.presets import DATA
 
 MOST_BYTES = 500_000  # of a notebook
@@ -19,7 +20,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT = ("text/html", "text/markdown", "text/plain")
 CONTROLS = "Controls stand here once the cell has run; GitHub shows what lies below them."
 PROGRESS = re.compile(r"\d+%\||\?it/s")  # what a bar of tqdm says of itself
-STILL = re.compile(r"<details><summary>Without a kernel</summary>(.*?)</details>", re.DOTALL)
+STILL = re.compile(rf"{re.escape(FOLD)}(.*?)</details>", re.DOTALL)
 PICTURE = re.compile(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
 ADDRESS = re.compile(r"<(?:[\w.]+\.)?(\w+)(?: object)? at 0x[0-9a-f]+>|\b0x[0-9a-f]{8,}\b")
 COLOURS, QUALITY = 96, 80

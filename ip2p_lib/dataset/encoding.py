@@ -19,6 +19,7 @@ from ip2p_lib import images, storage
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.dataset.reading import GROUP, Shard
 from ip2p_lib.dataset.rows import Pair
+from ip2p_lib.fitting import Room
 from ip2p_lib.pairs.shards import needing_room
 
 ARRAYS = ("target_mean", "target_std", "condition")
@@ -154,28 +155,31 @@ class Encoder:
             )
         return blocks
 
+    def _encode_numbered(self, pairs: Sequence[tuple[int, Pair]]) -> list[NDArray[np.float16]]:
+        return self.encode([p for _, p in pairs], pairs[0][0])
+
     def _pixels(self, pictures: Sequence[Image.Image], chosen: Sequence[Box]) -> Tensor:
         return images.to_tensor([cut(p, b, self.resolution) for p, b in zip(pictures, chosen, strict=True)])
 
     def write(self, shard: Shard, out: Path, record: dict[str, Any], bar: tqdm) -> None:
-        """Write a shard's three arrays and its index, with a group of pairs in memory at a time.
+        """Write a shard's three arrays and its index, with a group of pairs in memory at a time, or less where it runs out.
 
         Raises:
             ValueError: the shard cannot be read or has changed, or its latents are refused.
         """
         instructions: list[str] = []
         prompts: list[str] = []
-        pairs = shard.pairs()
+        pairs, room = enumerate(shard.pairs(), shard.first), Room("pairs to encode")
         with ExitStack() as stack:
             files = [stack.enter_context((out / f"{name}.npy").open("wb")) for name in ARRAYS]
             for file in files:
                 _write_header(file, (shard.count, *self.shape))
             while group := list(islice(pairs, self.together)):
-                blocks = self.encode(group, shard.first + len(prompts))
-                for file, block in zip(files, blocks, strict=True):
-                    file.write(block.tobytes())
-                instructions += [p.instruction for p in group]
-                prompts += [p.prompt for p in group]
+                for blocks in room.parts(self._encode_numbered, group):
+                    for file, block in zip(files, blocks, strict=True):
+                        file.write(block.tobytes())
+                instructions += [p.instruction for _, p in group]
+                prompts += [p.prompt for _, p in group]
                 bar.update(len(group))
         if len(prompts) != shard.count:
             raise ValueError(

@@ -14,6 +14,7 @@ from ip2p_lib.diffusion import Step
 from ip2p_lib.editing.large import decoded
 from ip2p_lib.editing.latents import edit_latents
 from ip2p_lib.editing.memory import Memory
+from ip2p_lib.fitting import Room
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.records import Recipe
 from ip2p_lib.samplers import check_sampler
@@ -106,6 +107,7 @@ def edit(
         pictures: any mode and size; resized by the released rule to `config.resolution`. Above 768 x 768 pixels the
             autoencoder works in tiles.
         config: the preset's defaults, used where an argument is None.
+        batch_size: edits at a time, if memory holds so many; where it runs out, half as many.
         graph: on a CUDA device, capture a step as a graph and replay it; no difference elsewhere.
         memory: what to look up and keep pictures' latents, texts' states and captured steps in; None keeps nothing
             after this call. Results are the same.
@@ -130,10 +132,15 @@ def edit(
     _check(editor, recipes)
     memory = Memory() if memory is None else memory
     out = [resized(p, config) for p in sources]  # each replaced by its edit
-    for rows in images.by_size(out, batch_size):
+
+    def edited(rows: Sequence[int]) -> list[tuple[int, Image.Image]]:
         *_, last = sampled(editor, [out[r] for r in rows], [recipes[r] for r in rows], graph, memory)
-        for r, picture in zip(rows, decoded(editor, last.latents), strict=True):
-            out[r] = picture
+        return list(zip(rows, decoded(editor, last.latents), strict=True))
+
+    for rows in images.by_size(out, batch_size):
+        for done in Room("edits").parts(edited, rows):
+            for r, picture in done:
+                out[r] = picture
     return [EditResult(p, r) for p, r in zip(out, recipes, strict=True)]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ip2p_lib import images, records, storage
 from ip2p_lib.backbone import ClipEncoder
 from ip2p_lib.filtering.selection import SCORE_COLUMNS, passes
+from ip2p_lib.fitting import Room
 from ip2p_lib.pairs import Candidate, candidate_shards, claim_folder, shard_groups
 from ip2p_lib.pairs.shards import check_shard, needing_room, read_mark
 from ip2p_lib.presets import FilterConfig
@@ -34,12 +35,12 @@ def scores_path(shard: Path) -> Path:
     return shard.with_name(shard.name.replace("candidates", "scores"))
 
 
-def _score_group(rows: Sequence[Mapping[str, Any]], clip: ClipEncoder) -> list[dict[str, Any]]:
+def _score_group(rows: Sequence[Mapping[str, Any]], clip: ClipEncoder, room: Room) -> list[dict[str, Any]]:
     before, after = (
         images.to_unit(shard_pictures(rows, c)) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)
     )
     texts = ([r[c] for r in rows] for c in (records.ORIGINAL_PROMPT, records.EDITED_PROMPT))
-    encoded = encode_edits(clip, before, after, *texts)
+    encoded = encode_edits(clip, before, after, *texts, room=room)
     cosines = {n: v.tolist() for n, v in similarities(*encoded).items()}
     features = dict(zip(FEATURES, (e.half().cpu().numpy() for e in encoded[:2]), strict=True))
     return [
@@ -60,7 +61,7 @@ def score_shard(shard: Path, clip: ClipEncoder) -> Path:
     Raises:
         ValueError: the shard is damaged; or the disk is full.
     """
-    mark = check_shard(shard, every_byte=True)
+    mark, room = check_shard(shard, every_byte=True), Room("pictures for CLIP")
     schema = pa.schema(
         [
             (records.TRIPLET_ID, pa.string()),
@@ -76,7 +77,7 @@ def score_shard(shard: Path, clip: ClipEncoder) -> Path:
         pq.ParquetWriter(partial, schema, write_page_checksum=True) as file,
     ):
         for rows in shard_groups(shard):
-            file.write_table(pa.Table.from_pylist(_score_group(rows, clip), schema=schema))
+            file.write_table(pa.Table.from_pylist(_score_group(rows, clip, room), schema=schema))
     return scores_path(shard)
 
 

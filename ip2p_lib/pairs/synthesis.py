@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ip2p_lib import images, records, storage
 from ip2p_lib.backbone import Backbone
+from ip2p_lib.fitting import Room
 from ip2p_lib.pairs.candidates import Candidate, blocks, draw_candidates
 from ip2p_lib.pairs.sampling import Hopeless, pair_latents
 from ip2p_lib.pairs.shards import claim_folder, is_committed, shard_path, writing_shard
@@ -80,7 +82,8 @@ def make_unit(
     """Make a unit's candidates and commit its shard; yields how many are done or spared after each batch.
 
     The shard is a function of the unit, the configuration and the models, not of who makes it or when.
-    Pairs that are not finite (half precision may overflow) are left out.
+    Pairs that are not finite (half precision may overflow) are left out. Where a GPU's memory runs out, fewer
+    candidates share a batch.
 
     Raises:
         ValueError: the configuration stops early and there is no critic; or the disk is full.
@@ -89,12 +92,12 @@ def make_unit(
     pending = [c for t in unit.triplets for c in draw_candidates(t, config)]
     if config.stops_early:  # every triplet's first candidates come first; forks stay together
         pending.sort(key=lambda c: c.index // config.thresholds_per_seed)
-    total, sampled, state = len(pending), 0, _Triplets(config)
+    total, sampled, state, room = len(pending), 0, _Triplets(config), Room("candidates")
     with writing_shard(shard_path(folder, unit.number)) as shard:
         while pending:
             batch, pending = pending[: config.batch_size], pending[config.batch_size :]
             sampled += len(batch)
-            shard.add(_batch_rows(backbone, batch, config, critic, state))
+            shard.add(_batch_rows(backbone, batch, config, critic, state, room))
             pending = [c for c in pending if not state.done(c.triplet)]
             yield total - len(pending)
         shard.note = {"candidates": total, "sampled": sampled}
@@ -106,7 +109,21 @@ def _batch_rows(
     config: PairConfig,
     critic: Critic | None,
     state: _Triplets,
+    room: Room,
 ) -> Iterator[dict[str, Any]]:
+    parts = room.parts(lambda part: _judged(backbone, part, config, critic), batch)
+    for candidate, (pair, passed) in zip(batch, chain.from_iterable(parts), strict=True):
+        if state.done(candidate.triplet):
+            continue  # made beyond the end only because it shared a batch: results must not depend on that
+        state.note(candidate.triplet, passed)
+        if pair:
+            yield pair_row(candidate, *pair)
+
+
+def _judged(
+    backbone: Backbone, batch: Sequence[Candidate], config: PairConfig, critic: Critic | None
+) -> list[tuple[list[Any], bool]]:
+    """Both pictures of each candidate, none where they are not finite, and what the critic says of them."""
     hopeless = _preview(backbone, batch, config, critic) if critic and config.preview_at else None
     latents = pair_latents(
         backbone,
@@ -122,13 +139,8 @@ def _batch_rows(
     if critic and made:  # it sees what is stored, rounded to bytes, so that it agrees with the filter
         verdicts = critic(made, images.to_tensor(first), images.to_tensor(second))
     finished = zip(first, second, verdicts, strict=True)
-    for candidate, is_alive in zip(batch, alive.tolist(), strict=True):
-        *pair, passed = next(finished) if is_alive else (False,)
-        if state.done(candidate.triplet):
-            continue  # made beyond the end only because it shared a batch: results must not depend on that
-        state.note(candidate.triplet, passed)
-        if pair:
-            yield pair_row(candidate, *pair)
+    judged = [next(finished) if is_alive else (False,) for is_alive in alive.tolist()]
+    return [(pair, passed) for *pair, passed in judged]
 
 
 def _preview(backbone: Backbone, batch: Sequence[Candidate], config: PairConfig, critic: Critic) -> Hopeless:

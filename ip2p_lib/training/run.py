@@ -5,12 +5,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DConditionModel
 
 from ip2p_lib import storage
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.dataset import EditDataset
-from ip2p_lib.optimisation import FitConfig, Report, fit
+from ip2p_lib.fitting import first_line
+from ip2p_lib.optimisation import FitConfig, Report, fit, processes
 from ip2p_lib.pairs import claim_folder
 from ip2p_lib.presets import TrainConfig
 from ip2p_lib.training.loss import EditLoss
@@ -58,6 +60,7 @@ def train_editor(
     Raises:
         ValueError: the folder holds a run of another configuration or other pairs, or the UNet does not
             take these pairs.
+            Or a micro-step does not fit in a GPU's memory; the message says how to split it.
         FloatingPointError: the loss is no longer finite, or exploded.
     """
     data.check_channels(unet.config.in_channels)
@@ -68,7 +71,34 @@ def train_editor(
         unet.enable_gradient_checkpointing()
     loss = EditLoss(unet, backbone, data, config)
     groups = parameter_groups(unet, config)
-    return fit(unet, loss, fit_config(config), folder=folder, groups=groups, describe=loss.describe)
+    return _in_memory(
+        fit(unet, loss, fit_config(config), folder=folder, groups=groups, describe=loss.describe), config
+    )
+
+
+def _in_memory(reports: Iterator[Report], config: TrainConfig) -> Iterator[Report]:
+    """The same steps. The batch is part of the result, so where memory runs out it is not changed: the user chooses."""
+    try:
+        yield from reports
+    except torch.cuda.OutOfMemoryError as error:
+        reason = first_line(error)
+    else:
+        return
+    raise ValueError(
+        f"the GPU's memory must hold a micro-step of {config.batch_size} pairs, but does not ({reason});"
+        f" {_smaller(config)}`ip2p plan --stage train` says what fits"
+    )
+
+
+def _smaller(config: TrainConfig) -> str:
+    """Options by which a step of as many pairs takes less memory."""
+    ways = [] if config.gradient_checkpointing else ["take --gradient-checkpointing"]
+    share = config.batch_size // processes().num_processes
+    parts = next((n for n in range(2, share + 1) if share % n == 0), None)
+    if parts:
+        size, micro_steps = config.batch_size // parts, config.gradient_accumulation_steps * parts
+        ways.insert(0, f"split the step by --batch-size {size} --accumulate {micro_steps}")
+    return f"{', or '.join(ways)}; " if ways else ""
 
 
 def _claim(
