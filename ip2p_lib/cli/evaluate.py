@@ -9,6 +9,7 @@ import typer
 from ip2p_lib.cli.face import PresetName, app, one_line_errors, quiet, writable
 
 SEED = 906  # held out: no training draws from it
+SHOWN_FROM = 64  # edits among which sheets find one of each kind
 DEFAULT = "ours,ours-text,sdedit,sdedit-instruction,no-text,text2live,prompt-to-prompt,nothing,truth"
 
 
@@ -168,8 +169,11 @@ class _Study:
     def draw(self, folder: Path) -> Iterator[str]:
         """Sheets of what was measured, each system at the best of its own points; says which that is."""
         from ip2p_lib.course.sheets import examples_sheet, save_picture, systems_sheet
+        from ip2p_lib.evaluation.cases import world_cases
         from ip2p_lib.evaluation.side_by_side import best_dial, good_and_bad, one_of_each_kind
 
+        # the same edits and more, or a small study would lack a kind
+        self.cases = list(world_cases(max(SHOWN_FROM, len(self.cases)), self.seed))
         points, places = self.points(), {c.triplet.id: i for i, c in enumerate(self.cases)}
         best = {n: best_dial(found) for n, found in points.items()}
         columns = [n for n, s in self.systems.items() if not s.own_sources and n != "nothing"]

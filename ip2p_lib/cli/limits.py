@@ -10,7 +10,7 @@ from ip2p_lib.cli.face import PresetName, app, one_line_errors, quiet, writable
 
 SEED = 910  # held out: no training draws from it
 PARTS = ("sizes", "failures", "side_effects")
-COUNTS = {"edits": 128, "wishes": 48, "probes": 512, "pairs": 96}
+COUNTS = {"edits": 128, "wishes": 48, "probes": 256, "pairs": 64}
 
 
 @app.command()
