@@ -69,6 +69,25 @@ def adapter_weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     return {name: p for name, p in unet.named_parameters() if ".lora_" in name}
 
 
+def store_frozen(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
+    """Keep frozen matrices and kernels in the dtype that mixed precision computes in; in place, returned as well.
+
+    Autocast would cast them at each use, so a step's result is the same to the bit, in half of the memory. Norms and
+    biases stay as they are, and so does what is trained. Outside of autocast such a UNet cannot run, see `computing`.
+    """
+    for weight in unet.parameters():
+        if not weight.requires_grad and weight.ndim > 1:
+            weight.data = weight.data.to(dtype)
+    return unet
+
+
+def computing(unet: UNet2DConditionModel) -> torch.autocast:
+    """Autocast in the dtype of a UNet's frozen weights after `store_frozen`; it does nothing where all are float32."""
+    dtypes = {p.dtype for p in unet.parameters()} - {torch.float32}
+    is_mixed = len(dtypes) == 1 and any(p.dtype == torch.float32 for p in unet.parameters())
+    return torch.autocast(unet.device.type, dtypes.pop() if is_mixed else None, enabled=is_mixed)
+
+
 def save_lora(unet: UNet2DConditionModel, path: Path) -> None:
     """Write the adapter alone, as `load_lora_weights` of diffusers' pipeline reads it.
 

@@ -105,14 +105,16 @@ class _Run:
                 for part in (("train", "held_out") if held_out else ("train",))
             }
         self.lora_rank = lora_rank
+        # Training needs a copy of the UNet on the device, and not the one that it was copied from.
+        self.start = self.base.unet.to("cpu")
         self.was_editor = self.base.unet.config.in_channels > self.base.latent_channels
 
     def untrained(self) -> Any:
-        """The network as training begins: with an adapter if asked for."""
+        """The network as training begins, on the processor's side: with an adapter if asked for."""
         from ip2p_lib.lora import add_lora
         from ip2p_lib.unet import as_editor_unet
 
-        unet, rank = as_editor_unet(self.base.unet, self.base.latent_channels), self.lora_rank
+        unet, rank = as_editor_unet(self.start, self.base.latent_channels), self.lora_rank
         if rank is not None:
             add_lora(unet, rank, rank, train_conv_in=not self.was_editor, seed=self.config.seed)
         return unet
@@ -121,13 +123,19 @@ class _Run:
         """All steps, with a bar in the main process."""
         from tqdm import tqdm
 
+        from ip2p_lib.lora import store_frozen
+        from ip2p_lib.optimisation import compute_dtype, is_sharded
         from ip2p_lib.training import EditSheet, train_editor, watched
 
         is_main = self.processes.is_main_process
         shown = self.parts.get("held_out", self.parts["train"])
-        sheet = EditSheet(self.base, shown, self.preset.edit) if sheet_every else None
+        unet = self.untrained()
+        if self.lora_rank is not None and not is_sharded():
+            store_frozen(unet, compute_dtype(self.config.mixed_precision))
+        base = self.base.with_unet(unet.to(self.processes.device), self.base.name)
+        sheet = EditSheet(base, shown, self.preset.edit) if sheet_every else None
         reports = watched(
-            train_editor(self.untrained(), self.base, self.parts["train"], self.config, self.out / "run"),
+            train_editor(unet, base, self.parts["train"], self.config, self.out / "run"),
             self.config,
             self.out / "log" if is_main else None,
             sheet=sheet,
@@ -150,11 +158,12 @@ class _Run:
 
         unet, is_lora, loss = self.untrained().eval(), self.lora_rank is not None, None
         load_average(self.out / "run", unet)  # the trained one may lie in parts on several devices
+        base = self.base.with_unet(unet.to(self.processes.device), "editor")
         if "held_out" in self.parts:
-            loss = validation_loss(unet, self.base, self.parts["held_out"], self.config)
+            loss = validation_loss(unet, base, self.parts["held_out"], self.config)
         if is_lora and self.was_editor:
             save_lora(unet, self.out / "lora.safetensors")
         whole = merge_lora(unet) if is_lora else unet
-        save_pipeline(self.base.with_unet(whole, "editor"), self.out / "editor")
+        save_pipeline(base.with_unet(whole, "editor"), self.out / "editor")
         write_card(self.out / "run", self.out / "editor" / "README.md", self.losses, loss)
         return "editor and lora.safetensors" if is_lora and self.was_editor else "editor"

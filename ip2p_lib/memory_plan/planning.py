@@ -74,11 +74,15 @@ def _trainings(memory: int, resolution: int, batch: int) -> Iterator[Plan]:
 
 
 def _training_notes(rank: int | None, checkpointing: bool) -> tuple[str, ...]:
-    notes = ["--precision fp16 where the card has no bf16; it takes as much memory"]
+    notes = [
+        "--precision fp16 where the card has no bf16; it takes as much memory",
+        "the UNet that training starts from is counted, but waits in the processor's memory: 3 GiB less than planned",
+    ]
     if checkpointing:
         notes.append("gradients from checkpoints: about a third more time, the same result")
     if rank:
         notes.append(f"an adapter of rank {rank} instead of all weights: another, smaller result")
+        notes.append("its frozen weights, counted in four bytes and two, lie in two: 3 GiB less than planned")
     return tuple(notes)
 
 

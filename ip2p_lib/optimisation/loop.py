@@ -168,6 +168,18 @@ def computes_in_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def compute_dtype(mixed_precision: str) -> torch.dtype:
+    """What products are computed in: float32 for no, or where auto finds no bf16 arithmetic."""
+    if mixed_precision == "auto":
+        mixed_precision = "bf16" if computes_in_bf16() else "no"
+    return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[mixed_precision]
+
+
+def is_sharded() -> bool:
+    """Whether Accelerate was started to cut the model into parts, which wants all weights in one dtype."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP")
+
+
 def processes() -> PartialState:
     """The processes that were started together, and which of them this is; without a GPU they meet on the CPU.
 

@@ -13,6 +13,7 @@ from ip2p_lib import images
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.dataset import EditDataset
 from ip2p_lib.editing import edit_latents
+from ip2p_lib.lora import computing
 from ip2p_lib.optimisation import Report
 from ip2p_lib.presets import EditConfig, TrainConfig
 from ip2p_lib.training.run import fit_config
@@ -128,17 +129,18 @@ class EditSheet:
 
     def _edited(self, unet: Any, guidance_scale: float, image_guidance_scale: float) -> Tensor:
         editor, count = self._backbone.with_unet(unet, "in training"), len(self.instructions)
-        *_, last = edit_latents(
-            editor,
-            self._condition.to(editor.device, self._backbone.vae.dtype),
-            editor.encode_text(self.instructions),
-            editor.encode_text([""]),
-            guidance_scales=[guidance_scale] * count,
-            image_guidance_scales=[image_guidance_scale] * count,
-            seeds=list(range(count)),
-            num_inference_steps=self._config.num_inference_steps,
-            sampler=self._config.sampler,
-        )
+        with computing(unet):
+            *_, last = edit_latents(
+                editor,
+                self._condition.to(editor.device, self._backbone.vae.dtype),
+                editor.encode_text(self.instructions),
+                editor.encode_text([""]),
+                guidance_scales=[guidance_scale] * count,
+                image_guidance_scales=[image_guidance_scale] * count,
+                seeds=list(range(count)),
+                num_inference_steps=self._config.num_inference_steps,
+                sampler=self._config.sampler,
+            )
         return editor.decode_latents(last.latents)
 
     def save(self, unet: Any, path: Path) -> None:
