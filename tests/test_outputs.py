@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_house import MACHINE_PATH
+from typer.testing import CliRunner
 
+from ip2p_lib import cli
 from ip2p_lib.course import minutes, outputs
 from ip2p_lib.course.minutes import numbered_notebooks, run, write_back
 from ip2p_lib.scenes import Scene, render
@@ -185,3 +187,18 @@ def test_solutions_are_not_saved_and_numbers_are_known(tmp_path):
         numbered_notebooks(["12"])
     with pytest.raises(ValueError, match="minutes are kept of all notebooks, unsolved"):
         next(minutes.run_all(tmp_path / "x.json", numbers=["02"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["12"], "a notebook's number must be one of 00"),
+        (["02", "--record", "x.json"], "minutes are kept of all notebooks, unsolved"),
+        (["--save", "--solved"], "saved as a learner finds them, without solutions"),
+    ],
+)
+def test_the_command_refuses_in_one_line(arguments, line):
+    said = CliRunner().invoke(cli.app, ["notebooks", *arguments])
+    assert said.exit_code == 1
+    assert line in said.output
+    assert len(said.output.splitlines()) == 1
