@@ -21,10 +21,12 @@ def limits(
         "out/limits"
     ),
     only: Annotated[str | None, typer.Option(help=f"One of {', '.join(PARTS)}")] = None,
-    edits: Annotated[int, typer.Option(help="Held-out edits at each size")] = 128,
-    wishes: Annotated[int, typer.Option(help="Pictures that every impossible wish is made of")] = 48,
-    probes: Annotated[int, typer.Option(help="Edits looked at for side effects")] = 512,
-    pairs: Annotated[int, typer.Option(help="Fresh pairs looked at for the same; slow")] = 96,
+    edits: Annotated[int, typer.Option(help="Held-out edits at each size")] = COUNTS["edits"],
+    wishes: Annotated[int, typer.Option(help="Pictures that every impossible wish is made of")] = COUNTS[
+        "wishes"
+    ],
+    probes: Annotated[int, typer.Option(help="Edits looked at for side effects")] = COUNTS["probes"],
+    pairs: Annotated[int, typer.Option(help="Fresh pairs looked at for the same; slow")] = COUNTS["pairs"],
     preset: PresetName = "miniature",
     model: Annotated[str | None, typer.Option(help="Editor: folder, file or hub id")] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for the figures, as PNG")] = None,

@@ -36,7 +36,7 @@ def failures_table(result: Row) -> str:
     heads = (
         "wish",
         "subject moved",
-        "of these, to the left",
+        "moved to the left",
         "another scene, by the judge",
         "changed most often",
     )
