@@ -16,7 +16,7 @@ import torch
 
 from ip2p_lib import filtering, pairs, storage
 from ip2p_lib.backbone import load_backbone, load_clip
-from ip2p_lib.engines import make_pairs
+from ip2p_lib.engines import Crew, make_pairs
 from ip2p_lib.engines.ray import TRIES, counting_deaths, synthesise_with_ray
 from ip2p_lib.engines.session import running_ray
 from ip2p_lib.presets import MINIATURE, FilterConfig, PairConfig, Preset
@@ -35,7 +35,7 @@ def start_patiently(stack, attempts=5):
     """On a machine with much else to do, Ray's parts do not always find each other within its 15 seconds."""
     for attempt in range(attempts):
         try:
-            return stack.enter_context(running_ray(5, 0))
+            return stack.enter_context(running_ray(5, 0, 1))
         except ConnectionError:
             if attempt == attempts - 1:
                 raise
@@ -44,7 +44,7 @@ def start_patiently(stack, attempts=5):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Ray with five CPUs for all tests of this file: the caller's, so the engine uses it and leaves it running."""
+    """Ray with five CPUs and a GPU that it only counts, for all tests of this file: the caller's, so the engine uses it and leaves it running."""
     with ExitStack() as stack:
         yield start_patiently(stack)
 
@@ -171,10 +171,42 @@ def test_an_unknown_engine_is_refused(tmp_path):
         make_pairs([], CONFIG, tmp_path, MINIATURE, engine="spark")
 
 
-@pytest.mark.parametrize("options", [{"workers": 2}, {"gpus_per_worker": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"workers": 2}, {"gpus_per_worker": 0.0}, {"scorers": 1}, {"gpus_per_scorer": 1}]
+)
 def test_workers_are_refused_where_this_process_is_the_one(tmp_path, options):
     with pytest.raises(ValueError, match="one worker, this process; more need engine ray"):
-        make_pairs([], CONFIG, tmp_path, MINIATURE, **options)
+        make_pairs([], CONFIG, tmp_path, MINIATURE, crew=Crew(**options))
+
+
+@pytest.mark.parametrize(
+    ("given", "has_gpu", "settled"),
+    [
+        ({}, False, (1, 1, 0, 0)),
+        ({"workers": 4}, False, (4, 1, 0, 0)),
+        ({"workers": 8}, True, (8, 8, 7 / 8, 1 / 8)),
+        ({"workers": 8, "scorers": 2}, True, (8, 2, 7 / 8, 1 / 8)),
+        ({"workers": 8, "gpus_per_worker": 1}, True, (8, 1, 1, 0)),
+        ({"workers": 8, "gpus_per_scorer": 0}, True, (8, 1, 1, 0)),
+        ({"workers": 2, "gpus_per_scorer": 0.5}, True, (2, 2, 0.5, 0.5)),
+        ({"workers": 3, "scorers": 1, "gpus_per_scorer": 1}, True, (3, 1, 1, 1)),
+        ({"workers": 2, "gpus_per_worker": 0.25, "gpus_per_scorer": 0.25}, False, (2, 2, 0.25, 0.25)),
+    ],
+)
+def test_who_gets_which_part_of_a_gpu(given, has_gpu, settled):
+    crew = Crew(**given).settled(has_gpu)
+    assert (crew.workers, crew.scorers, crew.gpus_per_worker, crew.gpus_per_scorer) == settled
+    assert crew.settled(not has_gpu) == crew
+
+
+@pytest.mark.slow
+def test_workers_and_scorers_share_a_gpu_by_parts(tmp_path, triplets, models, whole, cluster):
+    shared = {"workers": 1, "scorers": 2, "gpus_per_worker": 0.5, "gpus_per_scorer": 0.25}
+    with pytest.raises(ValueError, match=r"together need 1\.5 GPUs, but Ray has 1; ask for fewer"):
+        next(synthesise_with_ray(triplets, CONFIG, tmp_path, **{**shared, "gpus_per_scorer": 0.5}, **models))
+    *_, last = synthesise_with_ray(triplets, CONFIG, tmp_path, **shared, **models)
+    assert (last.candidates, last.reused) == (24, 0)
+    assert contents(tmp_path) == whole[CONFIG]
 
 
 def test_missing_ray_is_told_with_the_remedy(tmp_path, triplets, models, monkeypatch):

@@ -64,7 +64,14 @@ def pairs(
     workers: Annotated[int, typer.Option(help="Processes that make pairs, with engine ray")] = 1,
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option(help="GPUs, or a part of one, for each worker; by default 1 if there are any"),
+        typer.Option(help="GPUs, or a part of one, for each worker; by default what a scorer leaves of one"),
+    ] = None,
+    scorers: Annotated[
+        int | None, typer.Option(help="Processes that score; by default one, or on GPUs one for each worker")
+    ] = None,
+    gpus_per_scorer: Annotated[
+        float | None,
+        typer.Option(help="GPUs, or a part of one, for each scorer; by default an eighth if there are any"),
     ] = None,
     seed: int = 0,
 ) -> None:
@@ -74,7 +81,7 @@ def pairs(
 
     from tqdm import tqdm
 
-    from ip2p_lib.engines import make_pairs
+    from ip2p_lib.engines import Crew, make_pairs
     from ip2p_lib.presets import preset as find
     from ip2p_lib.records import read_triplets
 
@@ -93,9 +100,8 @@ def pairs(
     rows = list(read_triplets(triplets))
     writable(out)
     quiet()
-    making = make_pairs(
-        rows, config, out, chosen, model, engine=engine, workers=workers, gpus_per_worker=gpus_per_worker
-    )
+    crew = Crew(workers, scorers, gpus_per_worker, gpus_per_scorer)
+    making = make_pairs(rows, config, out, chosen, model, engine=engine, crew=crew)
     # Closed at once when stopped: Ray cannot be shut down any more while the interpreter is.
     with closing(making), tqdm(total=len(rows) * config.candidates_per_triplet, unit="pair") as bar:
         for progress in making:

@@ -60,8 +60,11 @@ def one_line() -> Iterator[None]:
 
 
 @contextmanager
-def running_ray(cpus: int, gpus: float) -> Iterator[Any]:
+def running_ray(cpus: int, gpus: float, counted: int | None = None) -> Iterator[Any]:
     """Ray with these resources: the caller's, else the cluster of RAY_ADDRESS, else a local one of our own.
+
+    Args:
+        counted: GPUs that a local one takes itself to have; by default it looks.
 
     Raises:
         ValueError: Ray is not installed, or has not so many CPUs or GPUs.
@@ -75,7 +78,7 @@ def running_ray(cpus: int, gpus: float) -> Iterator[Any]:
             raise ValueError("the Ray engine needs Ray: pip install 'ip2p-lib[ray]'") from error
         ours = not ray.is_initialized()
         if ours:
-            _start(ray, cpus)
+            _start(ray, cpus, counted)
     try:
         with _without_console():
             _check_resources(ray, cpus, gpus)
@@ -85,9 +88,14 @@ def running_ray(cpus: int, gpus: float) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _start(ray: Any, cpus: int) -> None:
+def _start(ray: Any, cpus: int, gpus: int | None) -> None:
     address = os.environ.get("RAY_ADDRESS", "local")
-    local = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    local = {
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "object_store_memory": OBJECT_STORE,
+        "include_dashboard": False,
+    }
     options = {"log_to_driver": False, "logging_level": "CRITICAL", **(local if address == "local" else {})}
     try:
         ray.init(address=address, **options)
