@@ -34,25 +34,6 @@ class VaeRecipe:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecoderRecipe:
-    """How the decoder goes on alone; the latents stay as they are."""
-
-    pictures: int = 60_000
-    batch_size: int = 16
-    learning_rate: float = 1.5e-3
-    steps: int = 4_000
-    seed: int = 12
-
-    @property
-    def fit(self) -> FitConfig:
-        """Optimiser settings."""
-        return FitConfig(
-            steps=self.steps, learning_rate=self.learning_rate, weight_decay=1e-4, adam_beta2=0.99,
-            warmup_steps=100, decay_steps=self.steps, max_grad_norm=1.0, ema_decay=0.998, mixed_precision="auto",
-        )  # fmt: skip
-
-
 def build_vae(channels: tuple[int, ...]) -> AutoencoderKL:
     """A KL autoencoder that halves the side twice; the wide layers sit at the small resolutions."""
     return AutoencoderKL(
@@ -77,12 +58,7 @@ def vae_loss(vae: AutoencoderKL, pixels: Tensor, noise: Tensor, kl_weight: float
     posterior = vae.encode(pixels).latent_dist
     rebuilt = vae.decode(posterior.mean + posterior.std * noise).sample.float()
     divergence = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float())
-    return rebuilding_loss(rebuilt, pixels) + kl_weight * divergence.mean()
-
-
-def rebuilding_loss(rebuilt: Tensor, pixels: Tensor) -> Tensor:
-    """Mean absolute plus twice the mean squared error; both (B, 3, H, W) in [-1, 1]."""
-    return F.l1_loss(rebuilt, pixels) + 2 * F.mse_loss(rebuilt, pixels)
+    return F.l1_loss(rebuilt, pixels) + 2 * F.mse_loss(rebuilt, pixels) + kl_weight * divergence.mean()
 
 
 def train_vae(recipe: VaeRecipe, work: Path) -> Iterator[Report]:
@@ -101,30 +77,6 @@ def train_vae(recipe: VaeRecipe, work: Path) -> Iterator[Report]:
         return vae_loss(vae, pixels, noise, recipe.kl_weight)
 
     return fit(vae, loss_at, recipe.fit, folder=work / "vae")
-
-
-def train_decoder(recipe: DecoderRecipe, vae: AutoencoderKL, work: Path) -> Iterator[Report]:
-    """Train what comes after the latents alone, resuming in `work/vae-decoder`.
-
-    Whatever was trained on the latents stays right. The pictures are the first training's and as many new ones.
-    """
-    _, pictures = drawn_scenes(recipe.pictures, BASE_SEED, work)
-    vae.requires_grad_(False)
-    for part in (vae.decoder, vae.post_quant_conv):
-        part.requires_grad_(True)
-    generator = torch.Generator()
-
-    def loss_at(step: int) -> Tensor:
-        picked = np.sort(batch_indices(len(pictures), recipe.batch_size, step, recipe.seed))
-        pixels = as_tensor(pictures[picked], vae.device)
-        generator.manual_seed(recipe.seed * 1_000_003 + step)
-        with torch.no_grad():
-            posterior = vae.encode(pixels).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(vae.device)
-            latents = posterior.mean + posterior.std * noise
-        return rebuilding_loss(vae.decode(latents).sample.float(), pixels)
-
-    return fit(vae, loss_at, recipe.fit, folder=work / "vae-decoder")
 
 
 @torch.no_grad()
