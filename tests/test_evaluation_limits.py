@@ -155,7 +155,13 @@ def test_every_size_is_measured_against_its_own_exact_answer(editor, clip, judge
     assert found == list(measure_sizes(editor, CONFIG, clip, judge, cases[:3], tmp_path))
     assert [f["way"] for f in found] == [w.name for w in ways(CONFIG)]
     for line in found:
-        assert line["exact"]["n"] == line["autoencoder_keeps"]["n"] == line["l1_over_unedited_l1"]["n"] == 3
+        assert (
+            line["exact"]["n"]
+            == line["autoencoder_keeps"]["n"]
+            == line["judge_reads"]["n"]
+            == line["l1_over_unedited_l1"]["n"]
+            == 3
+        )
         assert line["l1_over_unedited_l1"]["low"] <= line["l1_over_unedited_l1"]["value"]
         assert line["faults"] == []
     assert len({json.dumps(f["l1_over_unedited_l1"]) for f in found}) == 3

@@ -9,7 +9,11 @@ import typer
 from ip2p_lib.cli.face import PresetName, app, one_line_errors, quiet, writable
 
 SEED = 910  # held out: no training draws from it
-PARTS = ("sizes", "failures", "side_effects")
+PARTS = {
+    "sizes": ("edits",),
+    "failures": ("wishes",),
+    "side_effects": ("probes", "pairs"),
+}  # and their counts
 COUNTS = {"edits": 128, "wishes": 48, "probes": 256, "pairs": 64}
 
 
@@ -56,7 +60,7 @@ def _record(study: "_Study", part: str, out: Path) -> None:
 
     measure: Callable[[], dict[str, Any]] = getattr(study, part)
     head = {
-        "command": f"ip2p limits --only {part}{study.options}",
+        "command": f"ip2p limits --only {part}{study.options(part)}",
         "commit": storage.commit(),
         "seed": study.seed,
     }
@@ -101,8 +105,13 @@ class _Study:
         self.judge = load_judge(chosen, device=device)
         self.instruments = Instruments(self.models.clip, self.judge, chosen.edit)
         self.work, self.seed, self.counts, self.figures = work, seed, counts, figures
-        given = [f" --{name} {count}" for name, count in counts.items() if count != COUNTS[name]]
-        self.options = "".join([*given, f" --model {model}" if model else ""])
+        self.model = model
+
+    def options(self, part: str) -> str:
+        """What else the part's result depends on, as on the command line."""
+        given = [(name, self.counts[name]) for name in PARTS[part] if self.counts[name] != COUNTS[name]]
+        told = [*given, *([("model", self.model)] if self.model else [])]
+        return "".join(f" --{name} {value}" for name, value in told)
 
     def cases(self, count: int) -> list[Any]:
         """Held-out edits of the world."""

@@ -17,7 +17,8 @@ def sizes_table(result: Row) -> str:
         "exact": "exact",
         "l1_over_unedited_l1": "L1 over the unedited picture's",
         "clip_sim_dir": "CLIP direction",
-        "autoencoder_keeps": "exact answer read after the autoencoder",
+        "judge_reads": "exact answer read",
+        "autoencoder_keeps": "read after the autoencoder",
     }
     lines = [(s["way"], *(measure_text(s.get(n)) for n in columns)) for s in result["sizes"]]
     return markdown_table(("edited at", *columns.values()), lines)

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
-from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, ClipEncoder
 from ip2p_lib.baselines import System, our_editor
-from ip2p_lib.evaluation.cases import Case, open_case
-from ip2p_lib.evaluation.measures import all_attributes_right, bootstrap, bootstrap_ratio, reconstruct
+from ip2p_lib.evaluation.cases import Case
+from ip2p_lib.evaluation.measures import (
+    all_attributes_right,
+    bootstrap,
+    bootstrap_ratio,
+    reconstruct,
+    scene_pixels,
+)
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.evaluation.rows import EditRow
 from ip2p_lib.evaluation.side_by_side import enlarged
@@ -77,7 +81,8 @@ def measure_sizes(
             pass
         rows = read_points(place)[dial]
         yield {"way": way.name, "size": way.size, "edited_at": way.edited_at, **summed_up(rows)} | {
-            "autoencoder_keeps": plain(bootstrap(_kept(editor, judge, cases, instruments.config)))
+            "judge_reads": ceiling(judge, cases, way.size),
+            "autoencoder_keeps": ceiling(judge, cases, way.edited_at, editor),
         }
 
 
@@ -95,9 +100,11 @@ def summed_up(rows: Sequence[EditRow]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _kept(editor: Backbone, judge: Judge, cases: Sequence[Case], config: EditConfig) -> list[float]:
-    """1 for each exact answer that the judge still reads after the autoencoder: the ceiling at that size."""
-    known = [(o.truth, c.scenes) for c in cases if (o := open_case(c, config)).truth is not None and c.scenes]
-    pixels = images.to_tensor([t for t, _ in known if isinstance(t, Image.Image)])
-    rebuilt = reconstruct(editor, pixels, batch_size=32)
-    return all_attributes_right(judge, rebuilt, [s.after for _, s in known])
+def ceiling(
+    judge: Judge, cases: Sequence[Case], size: int, model: Backbone | None = None
+) -> dict[str, float | int]:
+    """Share of exact answers, drawn at `size`, that the judge reads; with a model, after its autoencoder."""
+    scenes = [c.scenes.after for c in cases if c.scenes is not None]
+    pixels = scene_pixels(scenes, size)
+    shown = pixels if model is None else reconstruct(model, pixels, batch_size=32)
+    return plain(bootstrap(all_attributes_right(judge, shown, scenes)))
