@@ -64,6 +64,7 @@ ablations: $(INSTALLED)
 
 figures: $(INSTALLED)
 	$(BIN)/ip2p evaluate --figures docs/images --page docs/evaluation.md
+	$(BIN)/ip2p limits --figures docs/images --page docs/limits.md
 
 # Pins that still fit are kept; uv reads them from the file that it writes.
 lock:
@@ -90,7 +91,7 @@ help:
 	@echo "make miniature  make the shipped models again from nothing; resumes where it stopped"
 	@echo "make quality    measure the shipped models and write data/results/quality.json"
 	@echo "make ablations  train the editor again with one part changed at a time (hours)"
-	@echo "make figures    measure the editor against its baselines and draw the curves (long; resumes)"
+	@echo "make figures    measure the editor against its baselines and at its limits, and draw it (long; resumes)"
 	@echo "make lock       resolve requirements.lock again (needs uv)"
 	@echo "make clean      remove out/ and caches; data/ stays"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ip2p_lib import storage
 from ip2p_lib.evaluation.agreement import (
     correlation,
     correlations,
@@ -238,6 +239,13 @@ def test_a_report_has_every_point_and_says_who_lies_above():
     assert [len(blocks[n].splitlines()) for n in ("points", "compared")] == [2 + 9, 2 + 5]
     assert "| sdedit | 0.27 |" in blocks["compared"]
     assert "| yes |" in blocks["compared"]
+
+
+def test_the_page_shows_the_measured_tables():
+    root = Path(__file__).resolve().parent.parent
+    page = (root / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    blocks = tables(storage.read_json(root / "data" / "results" / "tradeoff.json"))
+    assert [name for name, table in blocks.items() if table not in page] == []
 
 
 def test_a_point_keeps_what_was_measured_and_names_what_was_not():

@@ -46,7 +46,7 @@ def failures_table(result: Row) -> str:
 
 def effects_table(result: Row) -> str:
     """For editor, pairs and floor: what changes besides over all kinds of edit, and where it goes."""
-    parts = [n for n in TITLES if n in result]
+    parts = [n for n in TITLES if n in result and result[n]["matrix"]]  # the filter may have kept no pair
     pulls = {p["column"]: p for p in result["editor"]["pulls"]}
     overall = {n: next(m["besides"] for m in result[n]["matrix"] if m["kind"] == "all") for n in parts}
     lines = [
