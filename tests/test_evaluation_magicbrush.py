@@ -13,7 +13,7 @@ from ip2p_lib.backbone import load_clip
 from ip2p_lib.baselines import Edited, exact_answer, nothing
 from ip2p_lib.evaluation.magicbrush import run_benchmark, summary
 from ip2p_lib.evaluation.turns import SESSIONS, TURNS, draw_benchmark, read_turns
-from ip2p_lib.presets import EditConfig, Preset
+from ip2p_lib.presets import DATA, EditConfig, Preset
 from ip2p_lib.scenes.language import is_held_out
 
 CONFIG = EditConfig(resolution=32, multiple=16)
@@ -28,6 +28,19 @@ def folder(tmp_path):
 @pytest.fixture
 def turns(folder):
     return read_turns(folder)
+
+
+def test_the_shipped_benchmark_is_the_drawn_one_and_its_scores_are_of_all_its_turns(tmp_path):
+    draw_benchmark(tmp_path / "bench", 2, seed=0)
+    shipped = DATA / "benchmark"
+    drawn = sorted(p.relative_to(tmp_path / "bench") for p in (tmp_path / "bench").rglob("*.png"))
+    assert len(drawn) == 2 * (1 + 3 + 3)
+    for name in drawn:
+        assert np.array_equal(unit(tmp_path / "bench" / name), unit(shipped / name)), name
+    found = json.loads((DATA / "results" / "benchmark.json").read_text(encoding="utf-8"))
+    assert found["single_turn"]["l1"]["n"] == len(read_turns(shipped)) == 60
+    assert found["multi_turn"]["l1"]["n"] == 20
+    assert found["single_turn"]["l1"]["value"] < found["multi_turn"]["l1"]["value"]
 
 
 def unit(path):
