@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -83,6 +84,7 @@ def main() -> None:
         "machine": f"{found['machine']}{', ' + arguments.note if arguments.note else ''}",
         "versions": found["versions"],
         "commit": found["commit"],
+        "date": datetime.now(UTC).date().isoformat(),
         "command": "python benchmarks/slider.py",
     }
     storage.write_json(arguments.out, record)
