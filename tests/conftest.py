@@ -23,6 +23,7 @@ from ip2p_lib.backbone import (
     load_text_to_image,
     load_writer,
 )
+from ip2p_lib.judge import Judge
 from ip2p_lib.miniature.clip import ClipRecipe, build_clip, clip_config, save_clip
 from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import learn_tokenizer
@@ -142,6 +143,14 @@ def clip_folder(tokenizer, tmp_path_factory):
 def clip(clip_folder) -> ClipEncoder:
     """The tiny CLIP, loaded from its folder."""
     return load_clip(Preset(name="tiny", text_to_image="", editor="", clip=str(clip_folder)))
+
+
+@pytest.fixture(scope="session")
+def judge() -> Judge:
+    """An untrained judge, for what holds of any."""
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        return Judge((8, 16, 16, 16)).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")

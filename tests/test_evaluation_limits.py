@@ -23,7 +23,7 @@ from ip2p_lib.evaluation.side_by_side import best_dial, enlarged, good_and_bad, 
 from ip2p_lib.evaluation.side_effects import Besides, besides, effects, matrix, pulls
 from ip2p_lib.evaluation.sizes import measure_sizes, ways
 from ip2p_lib.evaluation.sweep import Instruments, measured
-from ip2p_lib.judge import Judge, Verdict
+from ip2p_lib.judge import Verdict
 from ip2p_lib.presets import EditConfig, FilterConfig
 from ip2p_lib.scenes import render
 from ip2p_lib.scenes.world import ATTRIBUTES, KINDS, Scene, SceneEdit
@@ -31,13 +31,6 @@ from ip2p_lib.scenes.world import ATTRIBUTES, KINDS, Scene, SceneEdit
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = EditConfig(resolution=32, multiple=32, num_inference_steps=2)
 PLAIN = Scene("cat", "red", "meadow", "day", "clear", "plain", ("lamp",), layout=3)
-
-
-@pytest.fixture(scope="module")
-def judge():
-    with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
-        return Judge((8, 16, 16, 16)).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

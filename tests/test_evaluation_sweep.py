@@ -18,19 +18,11 @@ from ip2p_lib.evaluation.report import report
 from ip2p_lib.evaluation.rows import EditRow, distances, measure, released_range
 from ip2p_lib.evaluation.sweep import Instruments, block_path, measured, read_points, sweep
 from ip2p_lib.evaluation.tables import tables
-from ip2p_lib.judge import Judge
 from ip2p_lib.presets import EditConfig, Preset
 from ip2p_lib.scenes import edit_mask, render
 from ip2p_lib.similarity import preprocess, score_edits
 
 CONFIG = EditConfig(resolution=32, multiple=16)
-
-
-@pytest.fixture(scope="module")
-def judge():
-    with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
-        return Judge((8, 16, 16, 16)).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
