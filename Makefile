@@ -15,6 +15,7 @@ test: lint
 	$(OFFLINE) $(BIN)/python -m pytest -m "not slow and not gpu"
 	$(OFFLINE) $(BIN)/python -m pytest -m "slow and not gpu"
 	$(OFFLINE) $(BIN)/python -m pytest --nbmake notebooks --nbmake-timeout=1200
+	$(OFFLINE) $(BIN)/ip2p notebooks --solved
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
@@ -82,7 +83,7 @@ clean:
 
 help:
 	@echo "make course     install, then play the whole game offline into out/course (the default)"
-	@echo "make test       lint, quick tests, slow tests, every notebook; stops at the first failure"
+	@echo "make test       lint, quick tests, slow tests, every notebook unsolved and solved; stops at the first failure"
 	@echo "make lint       ruff, mypy and spelling"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make app        the editor alone, in the browser"

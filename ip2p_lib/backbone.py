@@ -169,7 +169,8 @@ def load_backbone(
         parts = {part: _component(kind, model, part) for part, kind in PARTS.items()}
     for part in parts.values():
         if isinstance(part, nn.Module):
-            part.to(device=device, dtype=dtype).eval().requires_grad_(False)
+            # not part.to: diffusers then warns of networks that must stay in float32, and lists none
+            nn.Module.to(part, device=device, dtype=dtype).eval().requires_grad_(False)
     return Backbone(**parts, name=model_name(model))
 
 
