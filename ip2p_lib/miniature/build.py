@@ -34,7 +34,7 @@ from ip2p_lib.miniature.pictures import HELD_OUT_SEED
 from ip2p_lib.miniature.recipes import EDITOR_PAIRS, EDITOR_TRIPLETS, TRIPLET_SEED
 from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import learn_tokenizer
-from ip2p_lib.optimisation import Report, computes_in_bf16
+from ip2p_lib.optimisation import Report, compute_dtype
 from ip2p_lib.presets import MINIATURE
 from ip2p_lib.records import Triplet, read_triplets
 from ip2p_lib.scenes.language import caption, is_held_out
@@ -199,7 +199,7 @@ class Builder:
         kept = self.work / "kept"
         if not kept.exists():
             # where there is bf16 arithmetic, it halves the time of sampling, on a CPU too
-            dtype = torch.bfloat16 if computes_in_bf16() else torch.float32
+            dtype = compute_dtype("auto")
             base = load_text_to_image(MINIATURE, device=self.device, dtype=dtype)
             clip = load_clip(MINIATURE, device=self.device)
             triplets = self._written_triplets()

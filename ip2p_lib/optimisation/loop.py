@@ -170,9 +170,14 @@ def computes_in_bf16() -> bool:
 
 def compute_dtype(mixed_precision: str) -> torch.dtype:
     """What products are computed in: float32 for no, or where auto finds no bf16 arithmetic."""
+    return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[_settled(mixed_precision)]
+
+
+def _settled(mixed_precision: str) -> str:
+    """What auto comes to on this machine; anything else as it is."""
     if mixed_precision == "auto":
-        mixed_precision = "bf16" if computes_in_bf16() else "no"
-    return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[mixed_precision]
+        return "bf16" if computes_in_bf16() else "no"
+    return mixed_precision
 
 
 def is_sharded() -> bool:
@@ -191,7 +196,5 @@ def processes() -> PartialState:
 def make_accelerator(mixed_precision: str) -> Accelerator:
     """An Accelerator; its shared state is renewed, so that one process may train at several precisions."""
     AcceleratorState._reset_state()
-    if mixed_precision == "auto":
-        mixed_precision = "bf16" if computes_in_bf16() else "no"
     processes()
-    return Accelerator(mixed_precision=mixed_precision)
+    return Accelerator(mixed_precision=_settled(mixed_precision))
