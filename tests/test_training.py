@@ -181,6 +181,25 @@ def test_training_moves_the_new_channels_and_the_rest(base, data):
     assert not any(p.requires_grad for p in base.unet.parameters())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the fused kernel stays")
+def test_written_out_attention_learns_what_the_fused_kernel_learns(base, data):
+    found = {}
+    for way in ("fused", "written out"):
+        unet = widen_unet(base.unet, 4).train().requires_grad_(True)
+        if way == "written out":
+            next(train_editor(unet, base, data, replace(CONFIG, steps=1, learning_rate=0.0)))
+            unet.load_state_dict(widen_unet(base.unet, 4).state_dict())
+            unet.zero_grad()
+        loss = EditLoss(unet, base, data, CONFIG)(0)
+        loss.backward()
+        kinds = {type(p).__name__ for p in unet.attn_processors.values()}
+        found[way] = loss, torch.cat([p.grad.flatten() for p in unet.parameters()]), kinds
+    (fused, fused_gradient, before), (ours, gradient, after) = found.values()
+    assert before != after == {"AttnProcessor"}
+    torch.testing.assert_close(ours, fused, rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradient, fused_gradient, rtol=1e-3, atol=1e-5)
+
+
 def test_the_first_layer_may_learn_faster(base, data):
     slow, _ = trained(base, data, replace(CONFIG, steps=1, conv_in_learning_rate=None))
     fast, _ = trained(base, data, replace(CONFIG, steps=1))

@@ -78,16 +78,22 @@ def needs(
 
 
 def _state(precision: str, lora_rank: int | None, processes: int) -> dict[str, float]:
-    """What training holds from the first step to the last, in float32."""
-    trained = EDITOR_UNET if lora_rank is None else lora_rank * LORA_PER_RANK + FIRST_LAYER
-    weights = EDITOR_UNET if lora_rank is None else EDITOR_UNET + lora_rank * LORA_PER_RANK
+    """What training holds from the first step to the last; the UNet it starts from waits in the processor's memory.
+
+    Frozen weights lie in the dtype they are computed in (`lora.store_frozen`); norms and biases, a two-thousandth
+    of them, do not, and are counted as if they did.
+    """
+    adapter = 0 if lora_rank is None else lora_rank * LORA_PER_RANK
+    trained = EDITOR_UNET if lora_rank is None else adapter + FIRST_LAYER
+    frozen = EDITOR_UNET + adapter - trained
     return {
-        "the model that training starts from": 4 * (UNET + VAE + TEXT_ENCODER),
-        "weights": 4 * weights / processes,
+        "autoencoder and text encoder": 4 * (VAE + TEXT_ENCODER),
+        "frozen weights": PRECISIONS[precision] * frozen / processes,
+        "trained weights": 4 * trained / processes,
         "gradients": 4 * trained / processes,
         "the optimiser's two averages": 8 * trained / processes,
         "averaged weights": 4 * trained / processes,
-        "weights in two bytes": 0 if precision == "no" else 2 * weights,
+        "trained weights in two bytes": 0 if precision == "no" else 2 * trained,
     }
 
 

@@ -1,7 +1,7 @@
 """Choose settings that fit a card: the fastest first, and a plain answer where nothing does."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ip2p_lib.memory_plan.counts import GIB, needs
 
@@ -51,7 +51,9 @@ def plan(stage: str, memory_gib: float, *, resolution: int, batch: int) -> Plan:
     if stage == "train":
         needs(stage, resolution=resolution, batch=batch)  # judges the values
         tried = list(_trainings(memory, resolution, batch))
-        return next((p for p in tried if p.fits), _shared(tried[-1], resolution))
+        found = next((p for p in tried if p.fits), tried[-1])
+        is_adapter = any(o.startswith("--lora-rank") for o in found.options)
+        return replace(found, notes=(*found.notes, _shared(memory, resolution))) if is_adapter else found
     parts = needs(stage, resolution=resolution, batch=batch)
     return Plan(stage, memory, parts, notes=_advice(stage, memory, resolution, batch))
 
@@ -74,30 +76,26 @@ def _trainings(memory: int, resolution: int, batch: int) -> Iterator[Plan]:
 
 
 def _training_notes(rank: int | None, checkpointing: bool) -> tuple[str, ...]:
-    notes = [
-        "--precision fp16 where the card has no bf16; it takes as much memory",
-        "the UNet that training starts from is counted, but waits in the processor's memory: 3 GiB less than planned",
-    ]
+    notes = ["--precision fp16 where the card has no bf16; it takes as much memory"]
     if checkpointing:
         notes.append("gradients from checkpoints: about a third more time, the same result")
     if rank:
         notes.append(f"an adapter of rank {rank} instead of all weights: another, smaller result")
-        notes.append("its frozen weights, counted in four bytes and two, lie in two: 3 GiB less than planned")
     return tuple(notes)
 
 
-def _shared(least: Plan, resolution: int) -> Plan:
-    """The most frugal way does not fit: say how many cards would train all weights in parts."""
+def _shared(memory: int, resolution: int) -> str:
+    """On how many cards of this size all weights can be trained, each holding a part of them."""
     for processes in range(2, MOST_PROCESSES + 1):
         parts = needs(
             "train", resolution=resolution, batch=1, gradient_checkpointing=True, processes=processes
         )
-        if sum(parts.values()) <= least.memory:
-            note = f"{processes} such cards hold all weights in parts: accelerate launch --config_file"
-            note += f" configs/fsdp.yaml --num_processes {processes}"
-            return Plan(least.stage, least.memory, least.parts, least.options, (*least.notes, note))
-    note = "nor in parts on several such cards, since each holds the model that training starts from"
-    return Plan(least.stage, least.memory, least.parts, least.options, (*least.notes, note))
+        if sum(parts.values()) <= memory:
+            launch = f"accelerate launch --config_file configs/fsdp.yaml --num_processes {processes}"
+            return f"{processes} such cards hold all weights in parts: {launch}"
+    return (
+        "not even in parts do several such cards hold all weights: each has the text encoder and a micro-step"
+    )
 
 
 def _advice(stage: str, memory: int, resolution: int, batch: int) -> tuple[str, ...]:

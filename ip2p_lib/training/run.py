@@ -1,5 +1,6 @@
 """The run: a training configuration turned into steps of the common loop."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 
 from ip2p_lib import storage
 from ip2p_lib.backbone import Backbone
@@ -16,6 +18,9 @@ from ip2p_lib.optimisation import FitConfig, Report, fit, processes
 from ip2p_lib.pairs import claim_folder
 from ip2p_lib.presets import TrainConfig
 from ip2p_lib.training.loss import EditLoss
+
+# On a CPU the fused kernel's backward pass takes longer than products written out, as long as these are small.
+FEW_POSITIONS = 256
 
 # Settings that may change between a run and its continuation; the loop checks that the rates agree.
 FREE = {"steps", "decay_steps", "checkpoint_every", "compile", "gradient_checkpointing"}
@@ -69,6 +74,8 @@ def train_editor(
         claim_folder(folder, _claim(unet, backbone, data, config), remedy=remedy)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
+    if processes().device.type == "cpu" and math.prod(data.condition.shape[-2:]) <= FEW_POSITIONS:
+        unet.set_attn_processor(AttnProcessor())
     loss = EditLoss(unet, backbone, data, config)
     groups = parameter_groups(unet, config)
     return _in_memory(

@@ -5,6 +5,10 @@ import torch
 from ip2p_lib.course.exercises.full_size import bytes_per_weight, input_block, micro_batch, moves
 
 
+def frozen(precision, trained):
+    return (1 - trained) * (4 if precision == "no" else 2)
+
+
 def eps(dtype):
     return torch.finfo(dtype).eps
 
@@ -37,7 +41,10 @@ def never_zero(free, per_pair, batch):
 WRONG = {
     "07.1": [
         (lambda c, k: c.out_channels * (k * c.kernel_size[0] * c.kernel_size[1] + 1), "bias"),
-        (lambda c, k: c.out_channels * (c.in_channels + k) * c.kernel_size[0] * c.kernel_size[1], "new ones alone"),
+        (
+            lambda c, k: c.out_channels * (c.in_channels + k) * c.kernel_size[0] * c.kernel_size[1],
+            "new ones alone",
+        ),
         (lambda c, k: c.out_channels * k, "whole kernel"),
         (lambda c, k: k * c.kernel_size[0] * c.kernel_size[1], "multiply by the outputs"),
         (lambda c, k: c.out_channels * k * c.kernel_size[0] ** 2, "need not be square"),
@@ -63,10 +70,18 @@ WRONG = {
         (lambda v, s, d: torch.zeros(3), "one truth value"),
     ],
     "07.4": [
-        (lambda p, t=1.0, a=True: 4 + 2 * (p != "no") + t * (8 + 4 * a), "two averages"),
-        (lambda p, t=1.0, a=True: 4 + t * (12 + 4 * a), "on top"),
-        (lambda p, t=1.0, a=True: 6 + t * (12 + 4 * a), "needs no copies"),
-        (lambda p, t=1.0, a=True: (4 if p == "no" else 2) + t * (12 + 4 * a), "copies beside them"),
+        (lambda p, t=1.0, a=True: t * (12 + 2 * (p != "no") + 4 * a) + frozen(p, t), "two averages"),
+        (lambda p, t=1.0, a=True: t * (16 + 4 * a) + frozen(p, t), "on top"),
+        (lambda p, t=1.0, a=True: t * (18 + 4 * a) + frozen(p, t), "needs no copies"),
+        (
+            lambda p, t=1.0, a=True: t * ((4 if p == "no" else 2) + 12 + 4 * a) + frozen(p, t),
+            "a copy beside it",
+        ),
+        (
+            lambda p, t=1.0, a=True: t * (16 + 2 * (p != "no") + 4 * a) + (1 - t) * (4 + 2 * (p != "no")),
+            "two bytes are all",
+        ),
+        (lambda p, t=1.0, a=True: t * (16 + 2 * (p != "no") + 4 * a) + (1 - t) * 4, "two bytes are all"),
         (lambda p, t=1.0, a=True: bytes_per_weight(p, 1.0, a), "adapter spares"),
         (lambda p, t=1.0, a=True: t * bytes_per_weight(p, 1.0, a), "Frozen weights are held"),
         (lambda p, t=1.0, a=True: bytes_per_weight(p, t), "mind `averaged`"),
@@ -90,4 +105,4 @@ WRONG = {
         ("e", "small and large alike"),
         ("bfloat16", "Choose one of a, b, c, d, e"),
     ],
-}  # fmt: skip
+}

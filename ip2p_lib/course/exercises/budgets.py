@@ -15,25 +15,37 @@ def bytes_per_weight(precision: str, trained: float = 1.0, averaged: bool = True
         averaged: whether an average of the trained weights is kept.
     """
     copy = 0 if precision == "no" else 2
-    return 4 + copy + trained * (4 + 8 + 4 * averaged)
+    return trained * (4 + copy + 4 + 8 + 4 * averaged) + (1 - trained) * (copy or 4)
 
 
-def _kept(weights: float, copy: float, trained: float, frozen: float = 0.0) -> Callable[..., float]:
-    """A sum with other bytes: for weights, copies, what is trained but for the average, and what is not trained."""
-    return lambda p, t, a: weights + copy * (p != "no") + t * (trained + 4 * a) + (1 - t) * frozen
+def _kept(
+    weight: float = 4, copy: float = 2, rest: float = 12, mixed: float = 2, plain: float = 4
+) -> Callable[..., float]:
+    """A sum with other bytes: of a trained weight, its copy, what else it has but the average; of a frozen one."""
+
+    def total(precision: str, trained: float, averaged: bool) -> float:
+        is_mixed = precision != "no"
+        own = weight + copy * is_mixed + rest + 4 * averaged
+        return trained * own + (1 - trained) * (mixed if is_mixed else plain)
+
+    return total
 
 
 BYTES: Rules = (
-    (_kept(4, 2, 8), "AdamW keeps two averages of each trained weight: of its gradient and of the gradient's square."),
-    (_kept(4, 2, 4), "That lacks gradients or averages: AdamW keeps two of them beside the gradient, four bytes each."),
-    (_kept(4, 2, 6), "Gradients and the optimiser's averages belong to the weights in float32: four bytes each."),
-    (_kept(4, 0, 12), "Mixed precision computes on copies of two bytes: they come on top."),
-    (lambda p, t, a: 4 + 2 + t * (12 + 4 * a), "In float32 the weights themselves are computed with: precision no needs no copies."),
-    (_kept(2, 0, 12), "The weights stay in four bytes, and the two bytes are copies beside them."),
-    (lambda p, t, a: (4 if p == "no" else 2) + t * (12 + 4 * a), "The weights stay in four bytes, and the two bytes are copies beside them."),
-    (_kept(4, 2, 12, 12), "What is not trained has no gradient and no state of the optimiser: that is what an adapter spares."),
+    (_kept(rest=8), "AdamW keeps two averages of each trained weight: of its gradient and of the gradient's square."),
+    (_kept(rest=4), "That lacks gradients or averages: AdamW keeps two of them beside the gradient, four bytes each."),
+    (_kept(rest=6), "Gradients and the optimiser's averages belong to the weights in float32: four bytes each."),
+    (_kept(copy=0), "Mixed precision computes on copies of two bytes: they come on top."),
+    (lambda p, t, a: _kept()("bf16", t, a), "In float32 the weights themselves are computed with: precision no needs no copies."),
+    (lambda p, t, a: bytes_per_weight(p, t, a) + 2 * t * (p == "no"), "In float32 the weights themselves are computed with: precision no needs no copies."),
+    (_kept(weight=2, copy=0), "A trained weight stays in four bytes, and the two bytes are a copy beside it."),
+    (lambda p, t, a: _kept(weight=2, copy=0)(p, t, a) + 2 * t * (p == "no"), "A trained weight stays in four bytes, and the two bytes are a copy beside it."),
+    (_kept(mixed=6), "A frozen weight is not moved by small steps: in mixed precision its two bytes are all that is needed."),
+    (_kept(mixed=4), "A frozen weight is not moved by small steps: in mixed precision its two bytes are all that is needed."),
+    (_kept(plain=2), "Precision no computes in float32, with frozen weights too: four bytes."),
+    (_kept(mixed=18, plain=16), "What is not trained has no gradient and no state of the optimiser: that is what an adapter spares."),
     (lambda p, t, a: bytes_per_weight(p, 1.0, a), "What is not trained has no gradient and no state of the optimiser: that is what an adapter spares."),
-    (lambda p, t, a: t * bytes_per_weight(p, 1.0, a), "Frozen weights are held as well, and computed with: only gradients, optimiser and average shrink."),
+    (_kept(mixed=0, plain=0), "Frozen weights are held as well, and computed with: only gradients, optimiser and average shrink."),
     (lambda p, t, a: bytes_per_weight(p, t, True), "Without an average there is none to keep: mind `averaged`."),
     (lambda p, t, a: bytes_per_weight(p, t, False), "The average of the weights is kept too, if `averaged`."),
     (lambda p, t, a: bytes_per_weight(p, t, False) + 4 * a, "Frozen weights are their own average: only the trained ones need one."),

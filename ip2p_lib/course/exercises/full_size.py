@@ -141,8 +141,8 @@ EXERCISES = (
     Exercise(
         "07.4", "Bytes for each weight", 2, 4, 6, bytes_per_weight, check_bytes,
         (
-            "Which of the five things exist for every weight, and which only for a trained one?",
-            "Every weight: 4, and 2 more in mixed precision. A trained one: 4 and 8, and 4 more if averaged.",
+            "Which of the six things does a frozen weight need, and in how many bytes?",
+            "A trained weight: 4, 4 and 8, 2 more in mixed precision, and 4 more if averaged. A frozen one: 2 in mixed precision, else 4.",
         ),
     ),
     Exercise(
