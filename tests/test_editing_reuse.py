@@ -16,13 +16,13 @@ from ip2p_lib.samplers import SAMPLERS, sample, timesteps_of
 from ip2p_lib.scenes import render, sample_scenes
 
 
-def inputs_of(unet, count, branches, seed=0, side=8):
+def inputs_of(unet, count, branches, seed=0, side=8, tokens=32):
     """Rows as an edit has them: the same noise and picture twice, then without the picture; texts differ."""
     generator = torch.Generator().manual_seed(seed)
     noise, pictures = (torch.randn(count, 4, side, side, generator=generator) for _ in range(2))
     rows = [torch.cat([noise, pictures * on], 1) for on in (1, 1, 0)[:branches]]
     width = unet.config.cross_attention_dim
-    states = torch.randn(branches * count, 32, width, generator=generator)
+    states = torch.randn(branches * count, tokens, width, generator=generator)
     return torch.cat(rows), states
 
 
@@ -49,6 +49,26 @@ def test_answers_are_the_plain_unets(editor, count, branches, alike):
         ours = shared(inputs + step * inputs.sign(), timestep, states, step)
         theirs = plain(unet, inputs + step * inputs.sign(), timestep, states)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 77])
+@torch.no_grad()
+def test_a_text_of_any_length_answers_as_it_is(shipped_editor, tokens):
+    unet, timestep = shipped_editor.unet, torch.tensor(431.0)
+    inputs, states = inputs_of(unet, 1, 3, side=16, tokens=tokens)
+    shared = SharedWork(unet, alike=1)
+    seen = []
+    hook = unet.register_forward_pre_hook(lambda _, args: seen.append(args[2].shape[1]))
+    first, again = (shared(inputs, timestep, states, step) for step in range(2))
+    states.mul_(-1)
+    shared.reread()
+    other = shared(inputs, timestep, states, 2)
+    hook.remove()
+    assert seen == [-(-tokens // 16) * 16] * 3
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first, plain(unet, inputs, timestep, -states), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(other, plain(unet, inputs, timestep, states), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(first, other, rtol=1e-2)
 
 
 @torch.no_grad()

@@ -1,8 +1,10 @@
 """What the UNet calls of one edit have in common, computed once: exact, and no trace is left on the UNet.
 
-Three things. Keys and values of cross-attention depend on the text alone, not on the step. What depends on the
+Four things. Keys and values of cross-attention depend on the text alone, not on the step. What depends on the
 timestep alone is the same for all rows, and known for the whole schedule. And two of the three predictions of a
-step are given the same picture and noise: up to where the UNet first reads the text they are one computation.
+step are given the same picture and noise: up to where the UNet first reads the text they are one computation. And on a CPU
+the 77 tokens of a text become 80, of which 77 count: the attention kernel is up to 2.6 times faster where the number
+of keys is a multiple of 16.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +16,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
 UNUSUAL = (
     "addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim", "encoder_hid_dim_type",
     "time_embedding_act_fn", "time_cond_proj_dim", "only_cross_attention", "dual_cross_attention",
 )  # fmt: skip
+KEYS = 16
 LOCK = RLock()  # one shared call at a time
 
 
@@ -57,6 +61,7 @@ class SharedWork:
             if can_share(unet):
                 self._share(alike, timesteps, dtype)
         self._texts = [f for f in self._replaced.values() if isinstance(f, _OfText)]
+        self._padded = _Padded() if self._texts else None
 
     def _share(self, alike: int, timesteps: Tensor | None, dtype: torch.dtype) -> None:
         """Say what replaces which module's own `forward`."""
@@ -76,10 +81,15 @@ class SharedWork:
         """
         with LOCK, forwards(self._replaced):
             self._step = step
-            return self._unet(inputs, timestep, states).sample
+            if self._padded is None or states.device.type != "cpu":
+                return self._unet(inputs, timestep, states).sample
+            states, counts = self._padded(states)
+            return self._unet(inputs, timestep, states, encoder_attention_mask=counts).sample
 
     def reread(self) -> None:
         """Compute again, in place, what came from the text, whose tensor has new content."""
+        if self._padded:
+            self._padded.reread()
         for projection in self._texts:
             projection.reread()
 
@@ -119,6 +129,30 @@ class _OfText:
     def reread(self) -> None:
         if self._kept is not None:
             self._kept.copy_(self._forward(self._seen))
+
+
+class _Padded:
+    """Text states (R, T, D) with T rounded up, and which tokens count, (R, T); of the tensor that it saw last."""
+
+    def __init__(self) -> None:
+        self._seen: Tensor | None = None
+        self._kept: tuple[Tensor, Tensor | None] | None = None
+
+    def __call__(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self._kept is None or states is not self._seen:
+            self._seen, self._kept = states, self._pad(states)
+        return self._kept
+
+    def reread(self) -> None:
+        if self._kept is not None and self._seen is not None:
+            self._kept[0][:, : self._seen.shape[1]] = self._seen
+
+    def _pad(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        more = -states.shape[1] % KEYS
+        if not more:
+            return states, None
+        counts = F.pad(torch.ones(states.shape[:2], dtype=torch.bool), (0, more))
+        return F.pad(states, (0, 0, 0, more)), counts
 
 
 def before_text(unet: Any) -> list[nn.Module]:
