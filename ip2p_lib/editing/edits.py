@@ -137,8 +137,10 @@ def edit(
         *_, last = sampled(editor, [out[r] for r in rows], [recipes[r] for r in rows], graph, memory)
         return list(zip(rows, decoded(editor, last.latents), strict=True))
 
+    rooms: dict[tuple[int, int], Room] = {}  # what fits depends on the size
     for rows in images.by_size(out, batch_size):
-        for done in Room("edits").parts(edited, rows):
+        room = rooms.setdefault(out[rows[0]].size, Room("edits"))
+        for done in room.parts(edited, rows):
             for r, picture in done:
                 out[r] = picture
     return [EditResult(p, r) for p, r in zip(out, recipes, strict=True)]

@@ -1,7 +1,6 @@
 """Make the shipped models from nothing, in order, resumably: `make miniature`."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,9 +30,10 @@ from ip2p_lib.miniature import vae as vae_stage
 from ip2p_lib.miniature import writer as writer_stage
 from ip2p_lib.miniature.instructions import InstructionRecipe, teach_instructions
 from ip2p_lib.miniature.pictures import HELD_OUT_SEED
-from ip2p_lib.miniature.recipes import EDITOR_PAIRS, EDITOR_TRIPLETS, TRIPLET_SEED
+from ip2p_lib.miniature.recipes import EDITOR_PAIRS, EDITOR_TRAINING, EDITOR_TRIPLETS, TRIPLET_SEED
 from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import learn_tokenizer
+from ip2p_lib.miniature.watching import Sheet, sheet_path, watch, write_record
 from ip2p_lib.optimisation import Report, compute_dtype
 from ip2p_lib.presets import MINIATURE
 from ip2p_lib.records import Triplet, read_triplets
@@ -45,8 +45,6 @@ from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.triplets.tuning import fine_tune, save_writer, with_adapter
 from ip2p_lib.triplets.writing import Rules, write_all
 from ip2p_lib.unet import as_editor_unet, save_pipeline
-
-SHEET_EVERY = 500
 
 
 class Builder:
@@ -222,61 +220,29 @@ class Builder:
             return
         kept = self.pairs()
         base = load_text_to_image(MINIATURE, device=self.device)
-        data = open_dataset(kept, base, resolution=MINIATURE.train.resolution)
+        data = open_dataset(kept, base, resolution=EDITOR_TRAINING.resolution)
         unet = as_editor_unet(base.unet, base.latent_channels)
         drawing = EditSheet(base, data, MINIATURE.edit, 12)
 
         def sheet(report: Report) -> None:
             drawing.save(report.model, self._sheet("editor", report))
 
-        steps = train_editor(unet, base, data, MINIATURE.train, self.work / "editor")
-        last = self._watch("editor", steps, MINIATURE.train.steps, sheet, asdict(MINIATURE.train))
+        steps = train_editor(unet, base, data, EDITOR_TRAINING, self.work / "editor")
+        last = self._watch("editor", steps, EDITOR_TRAINING.steps, sheet, asdict(EDITOR_TRAINING))
         last.ema.swap()
         save_pipeline(base.with_unet(last.model.eval(), "editor"), self.out / "editor")
         self._card("editor")
 
     def _sheet(self, name: str, report: Report) -> Path:
-        path = self.work / "sheets" / f"{name}-{report.step:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return sheet_path(self.work, name, report)
 
     def _watch(
-        self,
-        name: str,
-        steps: Iterable[Report],
-        total: int,
-        sheet: Callable[[Report], None] | None,
-        recipe: dict[str, Any],
+        self, name: str, steps: Iterable[Report], total: int, sheet: Sheet | None, recipe: dict[str, Any]
     ) -> Report:
-        """Run a training to its end with progress, sample sheets and a log; returns the last report."""
-        path = self.work / f"{name}-log.json"
-        log: dict[str, Any] = storage.read_json(path) if path.exists() else {"hours": 0.0, "loss": []}
-        started = time.monotonic() - log["hours"] * 3600
-        last: Any = None
-        with tqdm(steps, total=total, desc=name, unit="step") as bar:
-            for last in bar:
-                bar.update(max(0, last.step - bar.n - 1))
-                if last.step % 50 == 0 and last.loss.isfinite():
-                    log["loss"].append([last.step, round(last.loss.item(), 5)])
-                    bar.set_postfix(loss=log["loss"][-1][1])
-                if last.step % 250 == 0 or last.step == total:
-                    log["hours"] = (time.monotonic() - started) / 3600
-                    storage.write_json(path, {**log, "recipe": recipe, **storage.environment()})
-                if sheet and last.step % SHEET_EVERY == 0 and last.step < total:
-                    last.ema.swap()
-                    last.model.eval()
-                    with torch.no_grad():
-                        sheet(last)
-                    last.model.train()
-                    last.ema.swap()
-        return last
+        return watch(self.work, name, steps, total, sheet, recipe)
 
     def _card(self, name: str, folder: str | None = None, extra: tuple[str, ...] = ()) -> None:
-        """Write `training.json` beside the shipped weights: recipe, hours, machine, versions, losses."""
-        logs = {n: storage.read_json(self.work / f"{n}-log.json") for n in (name, *extra)}
-        for log in logs.values():
-            log["loss"] = log["loss"][:: max(1, len(log["loss"]) // 40)]
-        storage.write_json(self.out / (folder or name) / "training.json", logs)
+        write_record(self.work, self.out / (folder or name), (name, *extra))
 
 
 STAGES = ("vae", "clip", "judge", "text_to_image", "writer", "pairs", "editor")

@@ -1,0 +1,56 @@
+"""Weights read from disk or hub: safetensors alone, each fault in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+
+def component(kind: Any, model: str, subfolder: str) -> Any:
+    """Load one part of a diffusers folder or hub id; only safetensors, never a pickle.
+
+    Raises:
+        FileNotFoundError: the model is neither a folder here nor reachable.
+        ValueError: its files are damaged or of another shape.
+    """
+    local = Path(model).is_dir()
+    if local and not (Path(model) / subfolder).is_dir():
+        raise FileNotFoundError(f"{model} must be a diffusers folder, but it has no {subfolder}/")
+    options = {"use_safetensors": True} if issubclass(kind, nn.Module) else {}
+    try:
+        return kind.from_pretrained(model, subfolder=subfolder, **options)
+    except OSError as error:
+        if local:
+            raise ValueError(
+                f"{model}/{subfolder} must hold safetensors weights: {first_line(error)}"
+            ) from error
+        raise FileNotFoundError(
+            f"{model} is neither a folder here nor in the hub's cache, and the hub did not answer; download it"
+            f" elsewhere and pass the folder ({first_line(error)})"
+        ) from error
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{model}/{subfolder} is damaged or of another shape: {first_line(error)}"
+        ) from error
+
+
+def fill(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a module built for it, in float32."""
+    try:
+        weights = load_file(path)
+        module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in weights.items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or of another shape: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what an error says."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def frozen(model: Any, device: torch.device | str) -> Any:
+    """The model on a device, for use alone."""
+    return model.to(device).eval().requires_grad_(False)
