@@ -83,5 +83,6 @@ def _card(title: str, text: str, record: dict[str, Any], scores: dict[str, Any])
             f"| {part} | {log['hours']:.2f} | {r['steps']} | {r['batch_size']} | {r['seed']} |"
             f" {log['machine']} | {log['commit']} |"
         )
-    lines += ["", *(f"{part}: {log['about']}." for part, log in record.items() if "about" in log)]
+    told = [f"- {part}: {log['about']}." for part, log in record.items() if "about" in log]
+    lines += ["", *told] if told else []
     return "\n".join([*lines, "", "## Limits", "", LIMITS, ""])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ip2p_lib.presets import MINIATURE
 
-EDITOR_TRIPLETS = 6_100
+EDITOR_TRIPLETS = 5_400
 TRIPLET_SEED = 51  # held-out triplets use 900 and above
 # A second candidate only where the first is turned away: for the same time, more different pairs. A lower guidance
 # scale than the preset's, because the background drifts less with it.
