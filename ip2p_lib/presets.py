@@ -197,6 +197,7 @@ class Preset:
     seed_triplets: str = ""  # by being fine-tuned on these
     writer: str = ""  # language model that writes triplets
     manifest: str = ""  # folder whose checksums guard the weights; empty for none
+    is_planned: bool = False  # whether `memory_plan` counts networks of these sizes
     write: WriteConfig = field(default_factory=WriteConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
@@ -238,6 +239,7 @@ MINIATURE = Preset(
 
 FULL = Preset(
     name="full",
+    is_planned=True,
     text_to_image="stable-diffusion-v1-5/stable-diffusion-v1-5",
     editor="timbrooks/instruct-pix2pix",
     clip="ViT-L-14/openai",

@@ -6,11 +6,13 @@ import open_clip
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 from typer.testing import CliRunner
 
 from ip2p_lib import cli
-from ip2p_lib.backbone import build_clip
+from ip2p_lib.backbone import build_clip, pick_device
+from ip2p_lib.cli import plan as cli_plan
 from ip2p_lib.editing import large
 from ip2p_lib.lora import TARGETS
 from ip2p_lib.memory_plan import GIB, STAGES, counts, needs, plan
@@ -225,3 +227,27 @@ def test_the_shell_refuses_in_one_line():
         "error: memory must be a positive number of GiB, got -3.0\n",
     )
     assert "stage must be one of" in ip2p("plan", "--stage", "dream", "--memory", "8").stderr
+
+
+def test_a_full_size_stage_says_what_it_takes_before_it_loads_anything(tmp_path, monkeypatch):
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    command = (
+        "edit",
+        picture,
+        "make it night",
+        "--preset",
+        "full",
+        "--model",
+        tmp_path,
+        "--out",
+        tmp_path / "b.png",
+    )
+    result = ip2p(*command)
+    expected = total("edit", precision={"cpu": "no"}.get(pick_device()[0].type, "bf16")) / GIB
+    assert f"edit at 512 pixels takes about {expected:.1f} GiB" in result.stdout
+    assert result.exit_code == 1, "there is no model in that folder"
+    assert result.stderr.count("\n") == 1
+    monkeypatch.setattr(cli_plan, "_memory", lambda _: 2 * GIB)
+    assert "which is too little: `ip2p plan --stage edit --memory 2` says what fits" in ip2p(*command).stdout
+    assert "GiB" not in ip2p(*command[:3], "--model", tmp_path, "--out", tmp_path / "b.png").stdout

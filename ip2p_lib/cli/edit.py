@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ip2p_lib.cli.face import PresetName, app, given, one_line_errors, quiet, writable
+from ip2p_lib.cli.plan import tell_memory
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 GRID_TEXT, GRID_IMAGE = (0.5, 1.0, 1.5, 2.0), (0.8, 1.5, 2.2, 3.0)  # times the preset's own scales
@@ -69,6 +70,7 @@ def edit(
     target = out or Path("out/edits" if source.is_dir() else "out/edit.png")
     writable(target if source.is_dir() else target.parent)
     quiet()
+    tell_memory("edit", chosen, resolution=chosen.edit.resolution)
     device, dtype, _ = models.pick_device()
     editor = models.load_editor(chosen, model, device=device, dtype=dtype)
     job = _Job(editor, chosen.edit, instruction, options, full_size)

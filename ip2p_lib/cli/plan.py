@@ -1,6 +1,7 @@
 """The memory plan: what a stage takes at full size, told before anything is loaded."""
 
-from typing import Annotated
+import os
+from typing import Annotated, Any
 
 import typer
 
@@ -46,3 +47,41 @@ def plan(
         typer.echo(f"ip2p {stage} --preset {preset} ... {' '.join(found.options)}")
     for note in found.notes:
         typer.echo(f"- {note}")
+
+
+def tell_memory(stage: str, preset: Any, precision: str = "", **options: Any) -> None:
+    """Before models of counted size are loaded: a line of what the stage takes, and of how much there is.
+
+    Args:
+        precision: that training computes in; other stages take the device's.
+        options: as `memory_plan.needs`.
+    """
+    if not preset.is_planned:
+        return
+    import torch
+
+    from ip2p_lib.backbone import pick_device
+    from ip2p_lib.memory_plan import GIB, needs
+    from ip2p_lib.optimisation import compute_dtype
+
+    device, dtype, _ = pick_device()
+    dtype = compute_dtype(precision) if precision else dtype
+    name = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    taken = sum(needs(stage, precision=name, **options).values()) / GIB
+    there = _memory(device) / GIB
+    line = f"{stage} at {options['resolution']} pixels takes about {taken:.1f} GiB in {str(dtype)[6:]}"
+    if there:
+        line += f"; this {'GPU' if device.type == 'cuda' else 'machine'} has {there:.1f}"
+    if 0 < there < taken:
+        line += f", which is too little: `ip2p plan --stage {stage} --memory {there:.0f}` says what fits"
+    typer.echo(line)
+
+
+def _memory(device: Any) -> int:
+    """Bytes on a device, 0 where the system does not tell."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    names = getattr(os, "sysconf_names", {})
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in names else 0

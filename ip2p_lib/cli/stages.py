@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ip2p_lib.cli.face import Folder, PresetName, app, given, one_line_errors, quiet, writable
+from ip2p_lib.cli.plan import tell_memory
 
 ClipName = Annotated[
     str | None,
@@ -100,6 +101,7 @@ def pairs(
     rows = list(read_triplets(triplets))
     writable(out)
     quiet()
+    tell_memory("pairs", chosen, resolution=config.resolution, batch=config.batch_size)
     crew = Crew(workers, scorers, gpus_per_worker, gpus_per_scorer)
     making = make_pairs(rows, config, out, chosen, model, engine=engine, crew=crew)
     # Closed at once when stopped: Ray cannot be shut down any more while the interpreter is.
@@ -138,6 +140,7 @@ def filter_(
     shards = filtering.candidate_shards(candidates)
     writable(out.parent)
     quiet()
+    tell_memory("filter", chosen, resolution=chosen.pairs.resolution, batch=256)
     scoring = filtering.score(candidates, load_clip(chosen, device=pick_device()[0]))
     for _ in tqdm(scoring, total=len(shards), unit="shard"):
         pass

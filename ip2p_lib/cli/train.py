@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ip2p_lib.cli.face import Folder, PresetName, app, given, one_line_errors, quiet, writable
+from ip2p_lib.cli.plan import tell_memory
 
 
 @app.command()
@@ -67,6 +68,12 @@ def train(
     )
     writable(out)
     quiet()
+    if processes().is_main_process:
+        tell_memory(
+            "train", chosen, config.mixed_precision, resolution=config.resolution, lora_rank=lora_rank,
+            batch=max(1, config.batch_size // processes().num_processes),
+            gradient_checkpointing=gradient_checkpointing,
+        )  # fmt: skip
     run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops)
     run.train(sheet_every)
     if processes().is_main_process:
