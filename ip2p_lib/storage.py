@@ -154,3 +154,8 @@ def without_passwords(text: str) -> str:
 def record_run(folder: Path, config: Mapping[str, Any], name: str = "run.json") -> None:
     """Write a folder's record: the configuration with its seeds, versions, commit and command."""
     write_json(folder / name, {"config": dict(config), **environment()})
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what an error says, or its name if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -248,6 +248,21 @@ def test_a_full_size_stage_says_what_it_takes_before_it_loads_anything(tmp_path,
     assert f"edit at 512 pixels takes about {expected:.1f} GiB" in result.stdout
     assert result.exit_code == 1, "there is no model in that folder"
     assert result.stderr.count("\n") == 1
-    monkeypatch.setattr(cli_plan, "_memory", lambda _: 2 * GIB)
+    monkeypatch.setattr(cli_plan, "_free", lambda _: 2.0 * GIB)
     assert "which is too little: `ip2p plan --stage edit --memory 2` says what fits" in ip2p(*command).stdout
     assert "GiB" not in ip2p(*command[:3], "--model", tmp_path, "--out", tmp_path / "b.png").stdout
+
+
+def test_a_wrong_precision_is_one_line_at_full_size_too(tmp_path):
+    command = (
+        "train",
+        "--data",
+        tmp_path,
+        "--out",
+        tmp_path / "out",
+        "--preset",
+        "full",
+        "--precision",
+        "fp8",
+    )
+    assert "must be no, bf16, fp16 or auto; got 'fp8'" in ip2p(*command).stderr

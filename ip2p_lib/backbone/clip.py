@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from ip2p_lib import storage
-from ip2p_lib.backbone.files import component, fill, first_line, frozen
+from ip2p_lib.backbone.files import component, fill, frozen
 from ip2p_lib.presets import Preset
+from ip2p_lib.storage import first_line
 
 
 def weights_mark(module: nn.Module) -> float:

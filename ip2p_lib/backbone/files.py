@@ -8,6 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ip2p_lib.storage import first_line
+
 
 def component(kind: Any, model: str, subfolder: str) -> Any:
     """Load one part of a diffusers folder or hub id; only safetensors, never a pickle.
@@ -44,11 +46,6 @@ def fill(module: nn.Module, path: Path) -> None:
         module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in weights.items()})
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged or of another shape: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of what an error says."""
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def frozen(model: Any, device: torch.device | str) -> Any:

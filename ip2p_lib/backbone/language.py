@@ -9,8 +9,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ip2p_lib import storage
-from ip2p_lib.backbone.files import first_line, frozen
+from ip2p_lib.backbone.files import frozen
 from ip2p_lib.presets import Preset
+from ip2p_lib.storage import first_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """The memory plan: what a stage takes at full size, told before anything is loaded."""
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -68,20 +67,19 @@ def tell_memory(stage: str, preset: Any, precision: str = "", **options: Any) ->
     dtype = compute_dtype(precision) if precision else dtype
     name = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
     taken = sum(needs(stage, precision=name, **options).values()) / GIB
-    there = _memory(device) / GIB
+    there = _free(device) / GIB
     line = f"{stage} at {options['resolution']} pixels takes about {taken:.1f} GiB in {str(dtype)[6:]}"
-    if there:
-        line += f"; this {'GPU' if device.type == 'cuda' else 'machine'} has {there:.1f}"
-    if 0 < there < taken:
+    if there < float("inf"):
+        line += f"; this {'GPU' if device.type == 'cuda' else 'machine'} has {there:.1f} free"
+    if there < taken:
         line += f", which is too little: `ip2p plan --stage {stage} --memory {there:.0f}` says what fits"
     typer.echo(line)
 
 
-def _memory(device: Any) -> int:
-    """Bytes on a device, 0 where the system does not tell."""
+def _free(device: Any) -> float:
+    """Bytes that are free on a device; infinite where nothing tells."""
     import torch
 
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    names = getattr(os, "sysconf_names", {})
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in names else 0
+    from ip2p_lib.course.doctor import free_memory
+
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()

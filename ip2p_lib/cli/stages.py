@@ -130,6 +130,7 @@ def filter_(
 
     from ip2p_lib import filtering
     from ip2p_lib.backbone import load_clip, pick_device
+    from ip2p_lib.memory_plan.counts import CLIP_BATCH
     from ip2p_lib.presets import preset as find
 
     chosen = replace(find(preset), **given(clip=clip))
@@ -140,7 +141,7 @@ def filter_(
     shards = filtering.candidate_shards(candidates)
     writable(out.parent)
     quiet()
-    tell_memory("filter", chosen, resolution=chosen.pairs.resolution, batch=256)
+    tell_memory("filter", chosen, resolution=chosen.pairs.resolution, batch=CLIP_BATCH)
     scoring = filtering.score(candidates, load_clip(chosen, device=pick_device()[0]))
     for _ in tqdm(scoring, total=len(shards), unit="shard"):
         pass

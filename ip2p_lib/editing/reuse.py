@@ -61,7 +61,7 @@ class SharedWork:
             if can_share(unet):
                 self._share(alike, timesteps, dtype)
         self._texts = [f for f in self._replaced.values() if isinstance(f, _OfText)]
-        self._padded = _Padded() if self._texts else None
+        self._padded = _OfText(_padded)
 
     def _share(self, alike: int, timesteps: Tensor | None, dtype: torch.dtype) -> None:
         """Say what replaces which module's own `forward`."""
@@ -81,17 +81,17 @@ class SharedWork:
         """
         with LOCK, forwards(self._replaced):
             self._step = step
-            if self._padded is None or states.device.type != "cpu":
+            count = states.shape[1]
+            if not self._texts or states.device.type != "cpu" or count % KEYS == 0:
                 return self._unet(inputs, timestep, states).sample
-            states, counts = self._padded(states)
-            return self._unet(inputs, timestep, states, encoder_attention_mask=counts).sample
+            longer = self._padded(states)
+            counts = (torch.arange(longer.shape[1]) < count).expand(len(longer), -1)
+            return self._unet(inputs, timestep, longer, encoder_attention_mask=counts).sample
 
     def reread(self) -> None:
         """Compute again, in place, what came from the text, whose tensor has new content."""
-        if self._padded:
-            self._padded.reread()
-        for projection in self._texts:
-            projection.reread()
+        for known in (self._padded, *self._texts):
+            known.reread()
 
     def _looked_up(self, table: Tensor) -> Callable[..., Tensor]:
         return lambda *_: table[self._step : self._step + 1]  # one row, which broadcasts
@@ -114,7 +114,7 @@ def forwards(replaced: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]
 
 
 class _OfText:
-    """A projection of the text that remembers its answer to the tensor it saw last."""
+    """A function of the text that remembers its answer to the tensor it saw last."""
 
     def __init__(self, forward: Callable[..., Tensor]) -> None:
         self._forward = forward
@@ -131,28 +131,9 @@ class _OfText:
             self._kept.copy_(self._forward(self._seen))
 
 
-class _Padded:
-    """Text states (R, T, D) with T rounded up, and which tokens count, (R, T); of the tensor that it saw last."""
-
-    def __init__(self) -> None:
-        self._seen: Tensor | None = None
-        self._kept: tuple[Tensor, Tensor | None] | None = None
-
-    def __call__(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self._kept is None or states is not self._seen:
-            self._seen, self._kept = states, self._pad(states)
-        return self._kept
-
-    def reread(self) -> None:
-        if self._kept is not None and self._seen is not None:
-            self._kept[0][:, : self._seen.shape[1]] = self._seen
-
-    def _pad(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
-        more = -states.shape[1] % KEYS
-        if not more:
-            return states, None
-        counts = F.pad(torch.ones(states.shape[:2], dtype=torch.bool), (0, more))
-        return F.pad(states, (0, 0, 0, more)), counts
+def _padded(states: Tensor) -> Tensor:
+    """Text states (R, T, D) with T rounded up; empty tokens at the end."""
+    return F.pad(states, (0, 0, 0, -states.shape[1] % KEYS))
 
 
 def before_text(unet: Any) -> list[nn.Module]:

@@ -9,5 +9,5 @@ TRIPLET_SEED = 51  # held-out triplets use 900 and above
 # A second candidate only where the first is turned away: for the same time, more different pairs. A lower guidance
 # scale than the preset's, because the background drifts less with it.
 EDITOR_PAIRS = replace(MINIATURE.pairs, stop_after_hits=1, cfg_scale_range=(1.2, 2.5))
-# Three times what the preset's defaults take: the exactness of edits follows the number of steps.
+# Five times the examples of the preset's defaults: how many edits are exact follows how long it trains.
 EDITOR_TRAINING = replace(MINIATURE.train, batch_size=64, steps=5_800, decay_steps=3_100, ema_decay=0.996)

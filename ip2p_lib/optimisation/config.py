@@ -7,6 +7,16 @@ from dataclasses import dataclass, fields
 FREE = {"steps", "decay_steps", "checkpoint_every", "keep_checkpoints", "loss_limit", "compile"}
 
 
+def check_precision(name: str) -> None:
+    """Refuse a precision that no training computes in.
+
+    Raises:
+        ValueError: it is none of no, bf16, fp16 and auto.
+    """
+    if name not in ("no", "bf16", "fp16", "auto"):
+        raise ValueError(f"FitConfig.mixed_precision must be no, bf16, fp16 or auto; got {name!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """How a model is optimised. Defaults are the paper's: AdamW at a constant 1e-4, no clipping.
@@ -37,10 +47,7 @@ class FitConfig:
             raise ValueError(
                 f"FitConfig.decay_steps must lie in 0..steps ({self.steps}), got {self.decay_steps}"
             )
-        if self.mixed_precision not in ("no", "bf16", "fp16", "auto"):
-            raise ValueError(
-                f"FitConfig.mixed_precision must be no, bf16, fp16 or auto; got {self.mixed_precision!r}"
-            )
+        check_precision(self.mixed_precision)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"FitConfig.ema_decay must lie in [0, 1), got {self.ema_decay}")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ip2p_lib.optimisation.averages import Ema, LossWatch
 from ip2p_lib.optimisation.checkpoints import checkpoints, clear_leftovers, load_checkpoint, save_checkpoint
-from ip2p_lib.optimisation.config import FitConfig
+from ip2p_lib.optimisation.config import FitConfig, check_precision
 
 LossAt = Callable[[int], Tensor]  # optimiser micro-step -> scalar loss; all randomness keyed by the step
 CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
@@ -169,7 +169,12 @@ def computes_in_bf16() -> bool:
 
 
 def compute_dtype(mixed_precision: str) -> torch.dtype:
-    """What products are computed in: float32 for no, or where auto finds no bf16 arithmetic."""
+    """What products are computed in: float32 for no, or where auto finds no bf16 arithmetic.
+
+    Raises:
+        ValueError: it is none of no, bf16, fp16 and auto.
+    """
+    check_precision(mixed_precision)
     return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[_settled(mixed_precision)]
 
 

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ip2p_lib.single_file import architecture
 from ip2p_lib.single_file.layout import counterparts, original_shape
+from ip2p_lib.storage import first_line
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
@@ -111,7 +112,7 @@ def _configured(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{folder} must describe the file beside it, with unet/, vae/, text_encoder/, tokenizer/ and"
-            f" scheduler/ as in a diffusers folder: {str(error).strip().splitlines()[0][:200]}"
+            f" scheduler/ as in a diffusers folder: {first_line(error)}"
         ) from error
 
 

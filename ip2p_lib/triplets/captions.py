@@ -17,6 +17,7 @@ import numpy as np
 from ip2p_lib.records import Caption
 from ip2p_lib.scenes.language import caption as say
 from ip2p_lib.scenes.world import sample_scene
+from ip2p_lib.storage import first_line
 
 WORLD = "world"
 TEXT_COLUMNS, URL_COLUMNS = ("TEXT", "text", "caption", "input"), ("URL", "url", "image_url")
@@ -164,7 +165,7 @@ def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
             for batch in file.iter_batches(1024, columns=names or None):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} must be a whole Parquet file: {_first_line(error)}") from error
+        raise ValueError(f"{path} must be a whole Parquet file: {first_line(error)}") from error
 
 
 def _csv(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -202,7 +203,7 @@ def _streamed(source: str) -> Iterator[Mapping[str, Any]]:
     except (OSError, ValueError, RuntimeError, LookupError) as error:
         raise FileNotFoundError(
             f"captions must be a file, a folder or hub id that `datasets` opens, or world; got {source!r}:"
-            f" {_first_line(error)}"
+            f" {first_line(error)}"
         ) from error
     return _to_the_end(rows, source)
 
@@ -211,8 +212,4 @@ def _to_the_end(rows: Iterable[Mapping[str, Any]], source: str) -> Iterator[Mapp
     try:
         yield from rows
     except (OSError, ValueError) as error:
-        raise ValueError(f"captions of {source} must be readable to the end: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise ValueError(f"captions of {source} must be readable to the end: {first_line(error)}") from error

@@ -41,10 +41,7 @@ def never_zero(free, per_pair, batch):
 WRONG = {
     "07.1": [
         (lambda c, k: c.out_channels * (k * c.kernel_size[0] * c.kernel_size[1] + 1), "bias"),
-        (
-            lambda c, k: c.out_channels * (c.in_channels + k) * c.kernel_size[0] * c.kernel_size[1],
-            "new ones alone",
-        ),
+        (lambda c, k: c.out_channels * (c.in_channels + k) * c.kernel_size[0] * c.kernel_size[1], "new ones alone"),
         (lambda c, k: c.out_channels * k, "whole kernel"),
         (lambda c, k: k * c.kernel_size[0] * c.kernel_size[1], "multiply by the outputs"),
         (lambda c, k: c.out_channels * k * c.kernel_size[0] ** 2, "need not be square"),
@@ -73,14 +70,8 @@ WRONG = {
         (lambda p, t=1.0, a=True: t * (12 + 2 * (p != "no") + 4 * a) + frozen(p, t), "two averages"),
         (lambda p, t=1.0, a=True: t * (16 + 4 * a) + frozen(p, t), "on top"),
         (lambda p, t=1.0, a=True: t * (18 + 4 * a) + frozen(p, t), "needs no copies"),
-        (
-            lambda p, t=1.0, a=True: t * ((4 if p == "no" else 2) + 12 + 4 * a) + frozen(p, t),
-            "a copy beside it",
-        ),
-        (
-            lambda p, t=1.0, a=True: t * (16 + 2 * (p != "no") + 4 * a) + (1 - t) * (4 + 2 * (p != "no")),
-            "two bytes are all",
-        ),
+        (lambda p, t=1.0, a=True: t * ((4 if p == "no" else 2) + 12 + 4 * a) + frozen(p, t), "a copy beside it"),
+        (lambda p, t=1.0, a=True: t * (16 + 2 * (p != "no") + 4 * a) + (1 - t) * (4 + 2 * (p != "no")), "two bytes are all"),
         (lambda p, t=1.0, a=True: t * (16 + 2 * (p != "no") + 4 * a) + (1 - t) * 4, "two bytes are all"),
         (lambda p, t=1.0, a=True: bytes_per_weight(p, 1.0, a), "adapter spares"),
         (lambda p, t=1.0, a=True: t * bytes_per_weight(p, 1.0, a), "Frozen weights are held"),
@@ -105,4 +96,4 @@ WRONG = {
         ("e", "small and large alike"),
         ("bfloat16", "Choose one of a, b, c, d, e"),
     ],
-}
+}  # fmt: skip
