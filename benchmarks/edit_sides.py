@@ -107,6 +107,10 @@ class Sides:
             ("text", SharedWork(unet, alike=0)),
             ("and common rows", SharedWork(unet, alike=self.count)),
             ("and timesteps", SharedWork(unet, alike=self.count, timesteps=timesteps, dtype=dtype)),
+            (
+                "and packed weights",
+                SharedWork(unet, alike=self.count, timesteps=timesteps, dtype=dtype, packed=True),
+            ),
         )
         for name, work in shared:
             ways[name] = lambda work=work: work(inputs, timesteps[0], states, 0)

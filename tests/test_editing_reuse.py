@@ -38,13 +38,14 @@ def names_of(unet):
     return replaced, hooks, {n: type(p) for n, p in unet.attn_processors.items()}, list(unet.state_dict())
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("branches", "alike"), [(3, True), (2, True), (3, False), (1, False)])
 @torch.no_grad()
-def test_answers_are_the_plain_unets(editor, count, branches, alike):
+def test_answers_are_the_plain_unets(editor, count, branches, alike, packed):
     unet, timesteps = editor.unet, torch.tensor([999.0, 500.5, 17.0])
     inputs, states = inputs_of(unet, count, branches)
-    shared = SharedWork(unet, alike=count if alike else 0, timesteps=timesteps)
+    shared = SharedWork(unet, alike=count if alike else 0, timesteps=timesteps, packed=packed)
     for step, timestep in enumerate(timesteps):
         ours = shared(inputs + step * inputs.sign(), timestep, states, step)
         theirs = plain(unet, inputs + step * inputs.sign(), timestep, states)

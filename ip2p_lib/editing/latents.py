@@ -56,7 +56,7 @@ def edit_latents(
         network = _captured(editor.unet, states, pictures, alike, memory)
     else:
         timesteps = timesteps_of(sampler, editor.scheduler, num_inference_steps)
-        network = SharedWork(editor.unet, alike=alike, timesteps=timesteps, dtype=pictures.dtype)
+        network = SharedWork(editor.unet, alike=alike, timesteps=timesteps, dtype=pictures.dtype, packed=True)
 
     def predict(scaled: Tensor, timestep: Tensor, step: int) -> Tensor:
         repeated = scaled.to(pictures.dtype).repeat(len(branches.has_text), 1, 1, 1)

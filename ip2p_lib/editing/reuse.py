@@ -1,10 +1,10 @@
 """What the UNet calls of one edit have in common, computed once: exact, and no trace is left on the UNet.
 
-Four things. Keys and values of cross-attention depend on the text alone, not on the step. What depends on the
-timestep alone is the same for all rows, and known for the whole schedule. And two of the three predictions of a
-step are given the same picture and noise: up to where the UNet first reads the text they are one computation. And on a CPU
-the 77 tokens of a text become 80, of which 77 count: the attention kernel is faster where the number of keys is a
-multiple of 16.
+Three things by the method. Keys and values of cross-attention depend on the text alone, not on the step. What depends on
+the timestep alone is the same for all rows, and known for the whole schedule. And two of the three predictions of a
+step are given the same picture and noise: up to where the UNet first reads the text they are one computation.
+Two more on a CPU. Convolutions' weights are packed for the kernel once instead of at every call. And the 77 tokens of a
+text become 80, of which 77 count: the attention kernel is faster where the number of keys is a multiple of 16.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +17,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ip2p_lib.editing.packing import PackedConvolution, packable
 
 BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
 UNUSUAL = (
@@ -50,15 +52,24 @@ class SharedWork:
         alike: so many first rows of the input equal as many next ones, timestep and all, but for the text; 0 for none.
         timesteps: of the schedule, (N,); None computes what depends on them at each step.
         dtype: of the inputs to come.
+        packed: on a CPU, keep packed copies of the convolutions' weights, which must not change meanwhile.
     """
 
     def __init__(
-        self, unet: Any, *, alike: int, timesteps: Tensor | None = None, dtype: torch.dtype = torch.float32
+        self,
+        unet: Any,
+        *,
+        alike: int,
+        timesteps: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        packed: bool = False,
     ) -> None:
         self._unet, self._step = unet, 0
         self._replaced: dict[nn.Module, Callable[..., Any]] = {}
         with LOCK:  # another edit's replacements must not be taken for the modules' own
             if can_share(unet):
+                if packed:
+                    self._replaced = {m: PackedConvolution(m) for m in unet.modules() if packable(m)}
                 self._share(alike, timesteps, dtype)
         self._texts = [f for f in self._replaced.values() if isinstance(f, _OfText)]
         self._padded = _OfText(_padded)
@@ -66,7 +77,8 @@ class SharedWork:
     def _share(self, alike: int, timesteps: Tensor | None, dtype: torch.dtype) -> None:
         """Say what replaces which module's own `forward`."""
         if alike:
-            self._replaced |= {m: _of_half(m.forward, alike) for m in before_text(self._unet)}
+            for module in before_text(self._unet):
+                self._replaced[module] = _of_half(self._replaced.get(module, module.forward), alike)
         if timesteps is not None:
             tables = time_tables(self._unet, timesteps, dtype)
             self._replaced |= {m: self._looked_up(table) for m, table in tables.items()}
