@@ -182,6 +182,7 @@ class EditConfig:
     sampler: str = "euler_ancestral"
     resolution: int = 512
     multiple: int = 64  # sides are whole multiples of this many pixels
+    restore_detail: bool = False  # deviation: put back what the autoencoder loses where nothing changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,3 +135,4 @@ class Recipe:
     resolution: int = 0  # that the picture was brought to; 0 if not told
     source: str = ""  # digest of the input picture
     sampler: str = "euler_ancestral"
+    restore_detail: bool = False  # whether what the autoencoder loses was put back

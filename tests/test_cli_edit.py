@@ -49,6 +49,18 @@ def test_a_recipe_repeats_an_edit_to_the_byte_and_may_be_varied(edit, photo, tmp
     assert not np.array_equal(pixels(other), pixels(first))
 
 
+def test_restored_detail_is_in_the_recipe_and_repeated(edit, photo, tmp_path):
+    plain, restored, again = (tmp_path / f"{n}.png" for n in ("plain", "restored", "again"))
+    assert edit(photo, "make it night", "--out", plain).exit_code == 0
+    assert edit(photo, "--recipe", plain, "--restore-detail", "--out", restored, steps=None).exit_code == 0
+    assert images.read_recipe(restored) == {**images.read_recipe(plain), "restore_detail": True}
+    assert not np.array_equal(pixels(restored), pixels(plain))
+    assert edit(photo, "--recipe", restored, "--out", again, steps=None).exit_code == 0
+    assert again.read_bytes() == restored.read_bytes()
+    assert edit(photo, "--recipe", restored, "--no-restore-detail", "--out", again, steps=None).exit_code == 0
+    assert again.read_bytes() == plain.read_bytes()
+
+
 def test_a_recipe_of_another_editor_or_no_recipe_is_refused(edit, photo, tmp_path):
     made = tmp_path / "made.png"
     edit(photo, "make it night", "--out", made)

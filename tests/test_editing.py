@@ -90,7 +90,9 @@ def test_rows_with_their_own_scales_do_not_depend_on_each_other(any_editor, pict
             any_editor, pictures[row : row + 1], INSTRUCTIONS[row : row + 1],
             s_text[row : row + 1], s_image[row : row + 1], seeds[row : row + 1],
         )  # fmt: skip
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            together[row : row + 1], alone, rtol=5e-4, atol=5e-4
+        )  # other batch, other rounding
 
 
 def test_a_result_does_not_depend_on_its_batch_mates(editor, pictures, edit_config):

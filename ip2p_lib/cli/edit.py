@@ -37,6 +37,10 @@ def edit(
     recipe: Annotated[
         Path | None, typer.Option(help="PNG of an earlier edit: repeat it; other options change it")
     ] = None,
+    restore_detail: Annotated[
+        bool | None,
+        typer.Option(help="Put back what the autoencoder loses, where the edit changes nothing"),
+    ] = None,
     full_size: Annotated[
         bool, typer.Option("--full-size", help="Put the result back at the picture's own size")
     ] = False,
@@ -60,7 +64,7 @@ def edit(
     chosen = find(preset)
     options = given(
         guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale,
-        num_inference_steps=steps, sampler=sampler, seed=seed,
+        num_inference_steps=steps, sampler=sampler, restore_detail=restore_detail, seed=seed,
     )  # fmt: skip
     if recipe is not None:
         instruction, options = _repeated(recipe, instruction, options)
@@ -107,7 +111,7 @@ def _repeated(path: Path, instruction: str | None, options: dict[str, Any]) -> t
     names = ("guidance_scale", "image_guidance_scale", "num_inference_steps", "seed")
     if missing := [n for n in ("instruction", *names) if n not in found]:
         raise ValueError(f"{path} must carry a whole recipe, but it lacks {', '.join(missing)}")
-    known = {n: found[n] for n in (*names, "sampler") if n in found}
+    known = {n: found[n] for n in (*names, "sampler", "restore_detail") if n in found}
     return instruction or found["instruction"], {**known, **options}
 
 
@@ -152,7 +156,9 @@ class _Job:
         source, config = images.open_picture(path), self.config
         wanted = recipe_of(self.editor, images.digest(source), self.instruction, config, **self.options)
         try:
-            is_same = images.read_recipe(out) == asdict(wanted)
+            is_same = {"restore_detail": False} | images.read_recipe(out) == asdict(
+                wanted
+            )  # older ones lack it
         except ValueError:
             return False
         edited = images.edit_size(*source.size, config.resolution, config.multiple)

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, check_instruction
 from ip2p_lib.course.history import Entry, History, Settings, Source
 from ip2p_lib.course.worker import Job, Worker
 from ip2p_lib.diffusion import Step
-from ip2p_lib.editing import EditResult, Memory, check_scales, decoded, recipe_of, resized, sampled
+from ip2p_lib.editing import EditResult, Memory, check_scales, recipe_of, resized, sampled, shown
 from ip2p_lib.presets import Preset
 from ip2p_lib.records import Recipe
 from ip2p_lib.samplers import check_sampler
@@ -275,11 +276,15 @@ class EditSession:
                 return None
             text = f"step {last.index + 1} of {first.num_inference_steps}"
             self._tell(Event("progress", text, last.index + 1, first.num_inference_steps))
-        return tuple(decoded(self.editor, last.latents)) if last else None
+        return self._shown(last.latents, job.request.source, rows) if last else None
 
     def _steps(self, source: Source, rows: Sequence[Settings]) -> Iterator[Step]:
         recipes = [self._recipe(source, r) for r in rows]
         return sampled(self.editor, [source.picture] * len(rows), recipes, False, self._memory)
+
+    def _shown(self, latents: Tensor, source: Source, rows: Sequence[Settings]) -> tuple[Image.Image, ...]:
+        recipes = [self._recipe(source, r) for r in rows]
+        return tuple(shown(self.editor, latents, [source.picture] * len(rows), recipes, self._memory))
 
     def _recipe(self, source: Source, settings: Settings) -> Recipe:
         return recipe_of(self.editor, source.digest, config=self.preset.edit, **asdict(settings))

@@ -9,8 +9,8 @@ from ip2p_lib.editing.edits import (
     recipe_of,
     resized,
     sampled,
+    shown,
 )
-from ip2p_lib.editing.large import decoded
 from ip2p_lib.editing.latents import edit_latents
 from ip2p_lib.editing.memory import Memory
 
@@ -19,11 +19,11 @@ __all__ = [
     "EditResult",
     "Memory",
     "check_scales",
-    "decoded",
     "edit",
     "edit_latents",
     "film",
     "recipe_of",
     "resized",
     "sampled",
+    "shown",
 ]

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, check_instruction
 from ip2p_lib.diffusion import Step
+from ip2p_lib.editing.detail import restored
 from ip2p_lib.editing.large import decoded
 from ip2p_lib.editing.latents import edit_latents
 from ip2p_lib.editing.memory import Memory
@@ -67,6 +69,7 @@ def recipe_of(
     image_guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
     sampler: str | None = None,
+    restore_detail: bool | None = None,
     seed: int = 0,
 ) -> Recipe:
     """What `edit` writes into its result, where None takes the value of `config`; `source` is the input's digest."""
@@ -80,6 +83,7 @@ def recipe_of(
         config.resolution,
         source,
         sampler or config.sampler,
+        config.restore_detail if restore_detail is None else restore_detail,
     )
 
 
@@ -93,6 +97,7 @@ def edit(
     image_guidance_scale: float | Sequence[float] | None = None,
     num_inference_steps: int | None = None,
     sampler: str | None = None,
+    restore_detail: bool | None = None,
     seed: int | Sequence[int] = 0,
     batch_size: int = 32,
     graph: bool = False,
@@ -107,6 +112,7 @@ def edit(
         pictures: any mode and size; resized by the released rule to `config.resolution`. Above 768 x 768 pixels the
             autoencoder works in tiles.
         config: the preset's defaults, used where an argument is None.
+        restore_detail: put back what the autoencoder loses of a picture, where the edit changes nothing.
         batch_size: edits at a time, if memory holds so many; where it runs out, half as many.
         graph: on a CUDA device, capture a step as a graph and replay it; no difference elsewhere.
         memory: what to look up and keep pictures' latents, texts' states and captured steps in; None keeps nothing
@@ -125,7 +131,7 @@ def edit(
     recipes = [
         recipe_of(
             editor, marks[id(p)], t, config, guidance_scale=a, image_guidance_scale=b,
-            num_inference_steps=num_inference_steps, sampler=sampler, seed=s,
+            num_inference_steps=num_inference_steps, sampler=sampler, restore_detail=restore_detail, seed=s,
         )
         for t, a, b, s, p in zip(texts, s_text, s_image, seeds, sources, strict=True)
     ]  # fmt: skip
@@ -134,8 +140,9 @@ def edit(
     out = [resized(p, config) for p in sources]  # each replaced by its edit
 
     def edited(rows: Sequence[int]) -> list[tuple[int, Image.Image]]:
-        *_, last = sampled(editor, [out[r] for r in rows], [recipes[r] for r in rows], graph, memory)
-        return list(zip(rows, decoded(editor, last.latents), strict=True))
+        inputs, parts = [out[r] for r in rows], [recipes[r] for r in rows]
+        *_, last = sampled(editor, inputs, parts, graph, memory)
+        return list(zip(rows, shown(editor, last.latents, inputs, parts, memory), strict=True))
 
     rooms: dict[tuple[int, int], Room] = {}  # what fits depends on the size
     for rows in images.by_size(out, batch_size):
@@ -156,6 +163,7 @@ def film(
     image_guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
     sampler: str | None = None,
+    restore_detail: bool | None = None,
     seed: int = 0,
     memory: Memory | None = None,
 ) -> Iterator[tuple[Step, Image.Image]]:
@@ -166,12 +174,14 @@ def film(
     """
     recipe = recipe_of(
         editor, images.digest(picture), instruction, config, guidance_scale=guidance_scale,
-        image_guidance_scale=image_guidance_scale, num_inference_steps=num_inference_steps, sampler=sampler, seed=seed,
+        image_guidance_scale=image_guidance_scale, num_inference_steps=num_inference_steps, sampler=sampler,
+        restore_detail=restore_detail, seed=seed,
     )  # fmt: skip
     _check(editor, [recipe])
     memory = Memory() if memory is None else memory
-    for step in sampled(editor, [resized(picture, config)], [recipe], False, memory):
-        yield step, decoded(editor, step.denoised)[0]
+    inputs = [resized(picture, config)]
+    for step in sampled(editor, inputs, [recipe], False, memory):
+        yield step, shown(editor, step.denoised, inputs, [recipe], memory)[0]
 
 
 def _check(editor: Backbone, recipes: Sequence[Recipe]) -> None:
@@ -209,6 +219,20 @@ def sampled(
         graph=graph,
         memory=memory,
     )
+
+
+def shown(
+    editor: Backbone,
+    latents: Tensor,
+    pictures: Sequence[Image.Image],
+    recipes: Sequence[Recipe],
+    memory: Memory,
+) -> list[Image.Image]:
+    """What scaled latents (B, C, h, w) look like as edits of `pictures`, by recipes that agree on detail."""
+    edited = decoded(editor, latents)
+    if not recipes[0].restore_detail:
+        return edited
+    return restored(edited, [memory.rebuilt(editor, p) for p in pictures], pictures)
 
 
 def _is_many(value: Any) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone
-from ip2p_lib.editing.large import encoded
+from ip2p_lib.editing.large import decoded, encoded
 
 
 class Kept:
@@ -61,6 +61,14 @@ class Memory:
         """Unscaled latents of an RGB picture at the size to edit, (1, C, h, w); not to be changed in place."""
         key = (images.digest(picture), editor.vae.device, editor.vae.dtype)
         return self._pictures.get(editor.vae, key, lambda: encoded(editor, picture))
+
+    def rebuilt(self, editor: Backbone, picture: Image.Image) -> Image.Image:
+        """The picture encoded and decoded without an edit."""
+        key = ("rebuilt", images.digest(picture), editor.vae.device, editor.vae.dtype)
+        scale = editor.vae.config.scaling_factor
+        return self._pictures.get(
+            editor.vae, key, lambda: decoded(editor, self.latents(editor, picture) * scale)[0]
+        )
 
     def states(self, editor: Backbone, text: str) -> Tensor:
         """Text states, (1, T, D); not to be changed in place."""
