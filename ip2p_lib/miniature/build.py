@@ -9,41 +9,31 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ip2p_lib import filtering, images, pairs, storage
-from ip2p_lib.backbone import (
-    Backbone,
-    LanguageModel,
-    load_clip,
-    load_language_model,
-    load_text_to_image,
-    load_writer,
-)
+from ip2p_lib import images, storage
+from ip2p_lib.backbone import Backbone, LanguageModel, load_language_model, load_text_to_image
 from ip2p_lib.dataset import open_dataset
 from ip2p_lib.evaluation import sample_captions, scene_pixels
 from ip2p_lib.miniature import clip as clip_stage
 from ip2p_lib.miniature import judge as judge_stage
+from ip2p_lib.miniature import pairs as pairs_stage
 from ip2p_lib.miniature import text_to_image as unet_stage
 from ip2p_lib.miniature import vae as vae_stage
 from ip2p_lib.miniature import writer as writer_stage
 from ip2p_lib.miniature.instructions import InstructionRecipe, teach_instructions
 from ip2p_lib.miniature.pictures import HELD_OUT_SEED
-from ip2p_lib.miniature.recipes import EDITOR_PAIRS, EDITOR_TRAINING, EDITOR_TRIPLETS, TRIPLET_SEED
+from ip2p_lib.miniature.recipes import EDITOR_TRAINING
 from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import learn_tokenizer
 from ip2p_lib.miniature.watching import Sheet, sheet_path, watch, write_record
-from ip2p_lib.optimisation import Report, compute_dtype
+from ip2p_lib.optimisation import Report
 from ip2p_lib.presets import MINIATURE
 from ip2p_lib.records import Triplet, read_triplets
-from ip2p_lib.scenes.language import caption, is_held_out
+from ip2p_lib.scenes.language import caption
 from ip2p_lib.scenes.world import sample_scenes
 from ip2p_lib.training import EditSheet, train_editor
-from ip2p_lib.triplets.captions import world_captions
-from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.triplets.tuning import fine_tune, save_writer, with_adapter
-from ip2p_lib.triplets.writing import Rules, write_all
 from ip2p_lib.unet import as_editor_unet, save_pipeline
 
 
@@ -177,42 +167,10 @@ class Builder:
         """What people asked for in the picture world."""
         return list(read_triplets(Path(MINIATURE.seed_triplets)))
 
-    def _written_triplets(self) -> list[Triplet]:
-        """What the writer makes of fresh captions; forms of instructions that tests use are turned away."""
-        path = self.work / "triplets.jsonl"
-        config = replace(MINIATURE.write, seed=TRIPLET_SEED)
-        writer = LocalWriter(load_writer(MINIATURE, device=self.device), config)
-        rules = Rules(veto=lambda t: "held out" if is_held_out(t.edit) else "")
-        with tqdm(desc="triplets", unit="triplet", total=EDITOR_TRIPLETS) as bar:
-            for tally in write_all(
-                world_captions(TRIPLET_SEED), writer, config, path,
-                made_by={"writer": "writer", "captions": "world"}, rules=rules, count=EDITOR_TRIPLETS,
-            ):  # fmt: skip
-                bar.update(min(tally.accepted, EDITOR_TRIPLETS) - bar.n)
-        return list(read_triplets(path))
-
     def pairs(self) -> Path:
         """Candidates, scores and the kept pairs the editor learns from; returns the kept folder."""
         storage.write_manifest(self.out)
-        kept = self.work / "kept"
-        if not kept.exists():
-            # where there is bf16 arithmetic, it halves the time of sampling, on a CPU too
-            dtype = compute_dtype("auto")
-            base = load_text_to_image(MINIATURE, device=self.device, dtype=dtype)
-            clip = load_clip(MINIATURE, device=self.device)
-            triplets = self._written_triplets()
-            folder = self.work / "candidates"
-            critic = filtering.ClipCritic(clip, MINIATURE.filter)
-            total = EDITOR_TRIPLETS * EDITOR_PAIRS.candidates_per_triplet
-            with tqdm(desc="pairs", unit="pair", total=total) as bar:
-                for progress in pairs.synthesise(triplets, base, EDITOR_PAIRS, folder, critic=critic):
-                    bar.update(progress.candidates - bar.n)
-            for _ in filtering.score(folder, clip):
-                pass
-            scores, config = filtering.read_scores(folder), MINIATURE.filter
-            count = filtering.export_kept(folder, filtering.select(scores, config), kept, config)
-            tqdm.write(f"kept {count} of {len(scores)} candidates with {config}")
-        return kept
+        return pairs_stage.kept_pairs(self.work, self.device)
 
     def editor(self) -> None:
         """The editor into `out/editor`, trained on kept pairs alone."""

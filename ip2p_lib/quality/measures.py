@@ -36,7 +36,7 @@ from ip2p_lib.evaluation import (
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import synthesise
-from ip2p_lib.presets import MINIATURE, Preset
+from ip2p_lib.presets import MINIATURE, EditConfig, Preset
 from ip2p_lib.quality.candidates import judged_candidates
 from ip2p_lib.quality.goals import GOALS, Goal
 from ip2p_lib.quality.writer import judge_writer
@@ -77,9 +77,12 @@ class Quality:
     @cached_property
     def edits(self) -> list[EditScore]:
         """Scores of held-out edits in held-out phrasings."""
+        return self.edited(self.preset.edit)
+
+    def edited(self, config: EditConfig) -> list[EditScore]:
+        """The same with other settings."""
         triplets = list(world_triplets(self.count, EDIT_SEED, held_out=True))
-        editor = load_editor(self.preset)
-        steps = evaluate_edits(editor, self.judge, self.clip, triplets, self.preset.edit)
+        steps = evaluate_edits(load_editor(self.preset), self.judge, self.clip, triplets, config)
         return [score for score, *_ in tqdm(steps, total=len(triplets), desc="edits", unit="edit")]
 
     @cached_property
@@ -153,6 +156,11 @@ class Quality:
             "editor_exact_by_kind": {k: asdict(v) for k, v in by_kind(self.edits).items()},
             "editor_requested": asdict(bootstrap([s.requested for s in self.edits])),
         }
+        restored = self.edited(replace(self.preset.edit, restore_detail=True))
+        self.details["editor_with_detail"] = {
+            "exact": asdict(bootstrap([s.exact for s in restored])),
+            "l1_over_unedited_l1": asdict(_distance(restored)),
+        }
         return bootstrap([s.exact for s in self.edits])
 
     def editor_exact_worst_kind(self) -> Measure:
@@ -161,7 +169,11 @@ class Quality:
 
     def editor_l1_over_unedited_l1(self) -> Measure:
         """Distance to the exact answer over the unedited picture's."""
-        return bootstrap_ratio([s.l1 for s in self.edits], [s.unedited_l1 for s in self.edits])
+        return _distance(self.edits)
+
+
+def _distance(scores: list[EditScore]) -> Measure:
+    return bootstrap_ratio([s.l1 for s in scores], [s.unedited_l1 for s in scores])
 
 
 def measure_all(
