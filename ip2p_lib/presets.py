@@ -111,19 +111,24 @@ class FilterConfig:
     by direction. They belong to ViT-L/14; another CLIP has its own score range.
 
     Raises:
-        ValueError: a cosine outside [-1, 1] or a count below 1.
+        ValueError: a cosine outside [-1, 1], a shift outside [-2, 2] or a count below 1.
     """
 
     min_text: float = 0.2
     min_direction: float = 0.2
     min_image: float = 0.75
     max_per_triplet: int = 4
+    min_shift: float = -2  # deviation: how far the picture moves along the text's direction; -2 asks nothing
 
     def __post_init__(self) -> None:
         for name in ("min_text", "min_direction", "min_image"):
             value = getattr(self, name)
             if not -1 <= value <= 1:
                 raise ValueError(f"FilterConfig.{name} is a cosine and must lie in [-1, 1], got {value}")
+        if not -2 <= self.min_shift <= 2:
+            raise ValueError(
+                f"FilterConfig.min_shift is a distance along a direction and must lie in [-2, 2], got {self.min_shift}"
+            )
         if self.max_per_triplet < 1:
             raise ValueError(f"FilterConfig.max_per_triplet must be at least 1, got {self.max_per_triplet}")
 

@@ -17,13 +17,14 @@ from ip2p_lib.evaluation import beyond, side_effects
 from ip2p_lib.evaluation.beyond import Granted, Wish, grant, shift_of, subject_mask, wishes
 from ip2p_lib.evaluation.cases import world_cases
 from ip2p_lib.evaluation.limit_figures import ablation_curve, effects_matrix
-from ip2p_lib.evaluation.limit_tables import TABLES
+from ip2p_lib.evaluation.limit_tables import TABLES, ablations_table
 from ip2p_lib.evaluation.rows import EditRow
 from ip2p_lib.evaluation.side_by_side import best_dial, enlarged, good_and_bad, make, one_of_each_kind
 from ip2p_lib.evaluation.side_effects import Besides, besides, effects, matrix, pulls
 from ip2p_lib.evaluation.sizes import measure_sizes, ways
 from ip2p_lib.evaluation.sweep import Instruments, measured
 from ip2p_lib.judge import Verdict
+from ip2p_lib.miniature.ablations import ABLATIONS
 from ip2p_lib.presets import EditConfig, FilterConfig
 from ip2p_lib.scenes import render
 from ip2p_lib.scenes.world import ATTRIBUTES, KINDS, Scene, SceneEdit
@@ -315,9 +316,16 @@ def test_the_matrix_is_drawn_with_numbers_and_to_the_same_bytes(tmp_path):
 @pytest.fixture
 def ablations():
     """Made-up runs of the paper's ablations, as the result file has them."""
-    exact = {"all": 0.5, "tenth": 0.4, "hundredth": 0.1, "unfiltered": 0.35, "no_dropout": 0.45, "random_start": 0.2, "drawn": 0.7}  # fmt: skip
+    exact = {"all": 0.5, "tenth": 0.4, "hundredth": 0.1, "unfiltered": 0.35, "no_dropout": 0.45, "random_start": 0.2, "drawn": 0.7, "drawn_many": 0.8}  # fmt: skip
     return {
-        name: {"steps": 1000, "prompts": 20, "exact": measure(v), "requested": measure(v + 0.2)}
+        name: {
+            "about": f"run {name}",
+            "steps": 1000,
+            "prompts": 20,
+            **dict.fromkeys(("l1_over_unedited_l1", "clip_sim_dir", "clip_sim_image"), measure(0.6)),
+            "exact": measure(v),
+            "requested": measure(v + 0.2),
+        }
         for name, v in exact.items()
     }
 
@@ -359,11 +367,32 @@ def test_the_command_draws_the_curve_and_trains_nothing(ablations, tmp_path):
     (tmp_path / "ablations.json").write_text(json.dumps({"all": ablations["all"]}))
     refused = draw()
     assert (refused.exit_code, len(refused.output.splitlines())) == (1, 1)
-    assert "hundredth, tenth, unfiltered, no_dropout, random_start, drawn not on file" in refused.output
+    assert (
+        "hundredth, tenth, unfiltered, no_dropout, random_start, drawn, drawn_many not on file"
+        in refused.output
+    )
     (tmp_path / "ablations.json").write_text(json.dumps(ablations))
     assert draw().exit_code == 0
     assert (tmp_path / "a.png").is_file()
     assert json.loads((tmp_path / "ablations.json").read_text()) == ablations
+
+
+def test_the_command_puts_the_table_on_its_page(ablations, tmp_path):
+    page = tmp_path / "a.md"
+    page.write_text("above\n<!-- ablations -->\nold\n<!-- /ablations -->\nbelow\n")
+    (tmp_path / "ablations.json").write_text(json.dumps(ablations))
+    run = CliRunner().invoke(cli.app, ["ablations", "--out", str(tmp_path), "--page", str(page)])
+    assert run.exit_code == 0, run.output
+    assert ablations_table(ablations) in page.read_text()
+    assert "| run tenth | 20 | 0.40 (" in page.read_text()
+    assert "old" not in page.read_text()
+
+
+def test_the_page_of_ablations_shows_what_was_measured():
+    result = storage.read_json(ROOT / "data" / "results" / "ablations.json")
+    assert ablations_table(result) in (ROOT / "docs" / "ablations.md").read_text(encoding="utf-8")
+    assert [r["command"] for r in result.values()] == [f"ip2p ablations --only {name}" for name in result]
+    assert set(result) == {a.name for a in ABLATIONS}
 
 
 MEASURED = [p for p in TABLES if (ROOT / "data" / "results" / f"{p}.json").is_file()]

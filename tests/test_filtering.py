@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from ip2p_lib import filtering, records
 from ip2p_lib.presets import FilterConfig
@@ -56,6 +58,27 @@ def test_ties_go_to_the_earlier_candidate():
 
 def test_nothing_passes_an_impossible_filter():
     assert filtering.select([row()], replace(CONFIG, min_direction=1.0)) == []
+
+
+def test_a_shift_is_the_projection_of_the_pictures_change_on_the_texts():
+    """Of unit vectors themselves, not of their cosines."""
+    draw = torch.Generator().manual_seed(0)
+    first, second = F.normalize(torch.randn(2, 50, 16, generator=draw), dim=-1)
+    texts = F.normalize(torch.randn(50, 16, generator=draw), dim=-1)
+    moved = second - first
+    cosines = F.cosine_similarity(moved, texts), F.cosine_similarity(first, second)
+    found = [filtering.shift(row(direction=float(d), image=float(i))) for d, i in zip(*cosines, strict=True)]
+    assert found == pytest.approx((moved * texts).sum(-1).tolist(), abs=1e-5)
+    assert filtering.shift(row(direction=0.5, image=1.0 + 1e-7)) == 0
+
+
+def test_the_bound_on_the_shift_is_inclusive_and_asks_nothing_by_default():
+    one = row(direction=0.25, image=0.875)  # moves by half, a quarter of it along
+    config = replace(CONFIG, min_direction=-1, min_image=-1)
+    assert filtering.passes(one, replace(config, min_shift=0.125))
+    assert not filtering.passes(one, replace(config, min_shift=0.1251))
+    assert not filtering.passes(row(image=float("nan")), replace(config, min_shift=0.1))
+    assert filtering.passes(row(direction=-1, image=-1), config)
 
 
 def test_thresholds_at_quantiles_let_the_asked_share_pass():

@@ -40,6 +40,7 @@ def test_an_unknown_preset_is_refused(name):
         (FilterConfig, {"min_image": 1.7}, r"min_image is a cosine .*got 1\.7"),
         (FilterConfig, {"min_direction": -1.1}, r"min_direction is a cosine"),
         (FilterConfig, {"min_text": float("nan")}, r"min_text is a cosine .*got nan"),
+        (FilterConfig, {"min_shift": 2.5}, r"min_shift is a distance .* in \[-2, 2\], got 2\.5"),
         (FilterConfig, {"max_per_triplet": 0}, r"max_per_triplet must be at least 1"),
         (WriteConfig, {"temperature": -0.1}, r"temperature must be at least 0, got -0\.1"),
         (WriteConfig, {"temperature": float("nan")}, r"temperature must be at least 0, got nan"),

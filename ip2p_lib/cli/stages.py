@@ -121,6 +121,12 @@ def filter_(
     min_text: float | None = None,
     min_direction: float | None = None,
     min_image: float | None = None,
+    min_shift: Annotated[
+        float | None,
+        typer.Option(
+            help="How far the picture must move along the texts' direction; beside a low --min-direction"
+        ),
+    ] = None,
     keep: Annotated[int | None, typer.Option(help="At most this many pairs per triplet")] = None,
 ) -> None:
     """Score candidates with CLIP and write the kept ones as a dataset."""
@@ -136,7 +142,13 @@ def filter_(
     chosen = replace(find(preset), **given(clip=clip))
     config = replace(
         chosen.filter,
-        **given(min_text=min_text, min_direction=min_direction, min_image=min_image, max_per_triplet=keep),
+        **given(
+            min_text=min_text,
+            min_direction=min_direction,
+            min_image=min_image,
+            min_shift=min_shift,
+            max_per_triplet=keep,
+        ),
     )
     shards = filtering.candidate_shards(candidates)
     writable(out.parent)

@@ -89,6 +89,7 @@ def quality(
 def study_filter(
     out: Annotated[Path, typer.Option("--out", help="Where filter.json goes")] = Path("data/results"),
     triplets: Annotated[int, typer.Option(help="Held-out triplets, four candidates each")] = 192,
+    only: Annotated[str | None, typer.Option(help="One part, the others as they are on file")] = None,
     page: Annotated[Path | None, typer.Option(help="Page whose tables to renew")] = None,
 ) -> None:
     """Hold the CLIP filter, forks and early stopping against the truth, and write filter.json."""
@@ -98,7 +99,7 @@ def study_filter(
 
     writable(out)
     quiet()
-    for line in study_filter(MINIATURE, out / "filter.json", triplets):
+    for line in study_filter(MINIATURE, out / "filter.json", triplets, only):
         typer.echo(line)
     if page is not None:
         for name, table in filter_tables(storage.read_json(out / "filter.json")).items():
@@ -114,17 +115,26 @@ def ablations(
     figure: Annotated[
         Path | None, typer.Option(help="Draw the curve of what is on file to this PNG, and train nothing")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Put the table of what is on file on this page, and train nothing")
+    ] = None,
 ) -> None:
     """Train the miniature's editor again with one part changed at a time, and write ablations.json."""
     from ip2p_lib import storage
     from ip2p_lib.evaluation.limit_figures import ablation_curve
+    from ip2p_lib.evaluation.limit_tables import ablations_table
     from ip2p_lib.miniature.ablations import run_ablations
+    from ip2p_lib.quality import replace_block
 
     writable(out)
     quiet()
     if figure is not None:
         writable(figure.parent)
         typer.echo(ablation_curve(storage.read_json(out / "ablations.json"), figure))
+    if page is not None:
+        replace_block(page, "ablations", ablations_table(storage.read_json(out / "ablations.json")))
+        typer.echo(page)
+    if figure or page:
         return
     for line in run_ablations(work, out / "ablations.json", only):
         typer.echo(line)

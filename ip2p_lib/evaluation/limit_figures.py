@@ -19,6 +19,7 @@ CHANGED = {
     "no_dropout": "no dropout",
     "random_start": "random start",
     "drawn": "drawn answers",
+    "drawn_many": "many of them",
 }
 LOOKS = {"requested": ("#D55E00", "s", "--"), "exact": ("#000000", "o", "-")}  # colour, marker, line
 

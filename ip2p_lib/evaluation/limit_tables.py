@@ -1,4 +1,4 @@
-"""Tables of `docs/limits.md`, made from the result files of `ip2p limits`."""
+"""Tables of `docs/limits.md` and `docs/ablations.md`, made from the result files of their commands."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -63,6 +63,19 @@ def effects_table(result: Row) -> str:
         "the editor's most frequent new value, its share",
     )
     return markdown_table(heads, lines)
+
+
+def ablations_table(result: Row) -> str:
+    """One line for each run, intervals 95 %."""
+    columns = {
+        "exact": "exact",
+        "requested": "requested",
+        "l1_over_unedited_l1": "L1 over the unedited picture's",
+        "clip_sim_dir": "CLIP direction",
+        "clip_sim_image": "CLIP image similarity",
+    }
+    lines = [(r["about"], str(r["prompts"]), *(measure_text(r[n]) for n in columns)) for r in result.values()]
+    return markdown_table(("trained on, or with", "prompts", *columns.values()), lines)
 
 
 TABLES: dict[str, Callable[[Row], str]] = {

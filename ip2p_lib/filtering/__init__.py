@@ -12,7 +12,7 @@ from ip2p_lib.filtering.scoring import (
     scores_path,
     shard_pictures,
 )
-from ip2p_lib.filtering.selection import SCORE_COLUMNS, passes, select, thresholds_at_quantiles
+from ip2p_lib.filtering.selection import SCORE_COLUMNS, passes, select, shift, thresholds_at_quantiles
 from ip2p_lib.pairs import candidate_shards
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "scores_path",
     "select",
     "shard_pictures",
+    "shift",
     "thresholds_at_quantiles",
     "write_original",
 ]

@@ -12,6 +12,14 @@ SCORE_COLUMNS = (records.TRIPLET_ID, records.CANDIDATE, *records.SIMILARITIES)
 Row = Mapping[str, Any]
 
 
+def shift(row: Row) -> float:
+    """How far a picture's features move along the direction of the texts': the direction's cosine times the length.
+
+    CLIP's features have unit length, so the length of their difference follows from their cosine.
+    """
+    return row["clip_sim_dir"] * max(0.0, 2 - 2 * row["clip_sim_image"]) ** 0.5
+
+
 def passes(row: Row, config: FilterConfig, slack: float = 0.0) -> bool:
     """Whether a candidate reaches every threshold, lowered by `slack`. A score equal to its threshold passes."""
     return (
@@ -19,6 +27,7 @@ def passes(row: Row, config: FilterConfig, slack: float = 0.0) -> bool:
         and row["clip_sim_1"] >= config.min_text - slack
         and row["clip_sim_dir"] >= config.min_direction - slack
         and row["clip_sim_image"] >= config.min_image - slack
+        and shift(row) >= config.min_shift - slack
     )
 
 

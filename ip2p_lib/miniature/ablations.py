@@ -191,6 +191,6 @@ def run_ablations(work: Path, path: Path, only: str | None = None) -> Iterator[s
         found = study.run(ablation)
         command = {"command": f"ip2p ablations --only {ablation.name}", "commit": storage.commit()}
         results[ablation.name] = {**found, **command}
-        storage.write_json(path, results)
+        storage.write_json(path, {name: results[name] for name in names if name in results})
         exact, ratio = found["exact"]["value"], found["l1_over_unedited_l1"]["value"]
         yield f"{ablation.name}: exact {exact:.3f}, distance {ratio:.3f} of the unedited picture's"

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from ip2p_lib import filtering, pairs
 from ip2p_lib.backbone import load_clip, load_text_to_image, load_writer
-from ip2p_lib.miniature.recipes import EDITOR_PAIRS, EDITOR_TRIPLETS, TRIPLET_SEED
+from ip2p_lib.miniature.recipes import EDITOR_FILTER, EDITOR_PAIRS, EDITOR_TRIPLETS, TRIPLET_SEED
 from ip2p_lib.optimisation import compute_dtype
 from ip2p_lib.presets import MINIATURE
 from ip2p_lib.records import Triplet, read_triplets
@@ -41,14 +41,14 @@ def kept_pairs(work: Path, device: torch.device | str) -> Path:
     base = load_text_to_image(MINIATURE, device=device, dtype=compute_dtype("auto"))
     clip = load_clip(MINIATURE, device=device)
     triplets = written_triplets(work / "triplets.jsonl", device)
-    critic = filtering.ClipCritic(clip, MINIATURE.filter)
+    critic = filtering.ClipCritic(clip, EDITOR_FILTER)
     total = EDITOR_TRIPLETS * EDITOR_PAIRS.candidates_per_triplet
     with tqdm(desc="pairs", unit="pair", total=total) as bar:
         for progress in pairs.synthesise(triplets, base, EDITOR_PAIRS, candidates, critic=critic):
             bar.update(progress.candidates - bar.n)
     for _ in filtering.score(candidates, clip):
         pass
-    scores, config = filtering.read_scores(candidates), MINIATURE.filter
+    scores, config = filtering.read_scores(candidates), EDITOR_FILTER
     count = filtering.export_kept(candidates, filtering.select(scores, config), kept, config)
     tqdm.write(f"kept {count} of {len(scores)} candidates with {config}")
     return kept

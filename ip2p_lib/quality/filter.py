@@ -30,7 +30,9 @@ from ip2p_lib.triplets import understood, world_triplets
 
 SEED, TRIPLETS, CANDIDATES = 905, 192, 4
 SWEEP = (0.0, 0.2, 0.4, 0.6, 0.8, 1.1)  # thresholds of prompt-to-prompt
+SHIFT_BELOW = 0.2  # share of the candidates
 PREVIEWS = ((0.5, 0.3), (0.75, 0.1))  # share of the steps, slack
+PARTS = ("filter", "shift", "stop_after_hits", "give_up_after", "sweep", "forked", "preview")
 
 
 def _rounded(measure: Measure) -> tuple[float, float, float]:
@@ -72,6 +74,19 @@ class FilterStudy:
             "triplets_with_a_pair": self._covered(rows),
             "by_p2p_threshold": [self._between(rows, low, low + 0.2) for low in (0.1, 0.3, 0.5, 0.7)],
         }  # fmt: skip
+
+    def shifted(self, rows: Sequence[Judged]) -> dict[str, Any]:
+        """The same with a bound on how far the picture moves in the place of the direction's cosine."""
+        shifts = [filtering.shift(r.score) for r in rows]
+        bound = round(float(np.quantile(shifts, SHIFT_BELOW)), 4)
+        config = replace(self.config, min_direction=-1, min_shift=bound)
+        return {
+            "below": SHIFT_BELOW,
+            "min_shift": bound,
+            "auc": round(area_under_curve(shifts, [r.exact for r in rows]), 4),
+            "all": precision_recall(rows, passing(rows, config)),
+            "by_kind": by_kind(rows, config),
+        }
 
     def _between(self, rows: Sequence[Judged], low: float, high: float) -> dict[str, Any]:
         chosen = [r for r in rows if low <= r.threshold < high]
@@ -146,21 +161,38 @@ class FilterStudy:
         }
 
 
-def study_filter(preset: Preset, path: Path, triplets: int = TRIPLETS) -> Iterator[str]:
-    """Measure, write `path`, and yield a line for each part."""
+def study_filter(
+    preset: Preset, path: Path, triplets: int = TRIPLETS, only: str | None = None
+) -> Iterator[str]:
+    """Measure, write `path`, and yield a line for each part; `only` one of them, beside what is on file.
+
+    Raises:
+        ValueError: there is no part of that name, or what is on file is about another number of triplets.
+    """
+    if only is not None and only not in PARTS:
+        raise ValueError(f"--only must be one of {', '.join(PARTS)}; got {only!r}")
+    known = storage.read_json(path) if only is not None and path.exists() else {}
+    if known and known["triplets"] != triplets:
+        raise ValueError(
+            f"{path} is about {known['triplets']} triplets, not {triplets}; measure all parts again"
+        )
     study = FilterStudy(preset, triplets)
     rows = study.made(study.pairs, "candidates")
     parts: dict[str, Callable[[], Any]] = {
         "filter": lambda: study.plain(rows),
+        "shift": lambda: study.shifted(rows),
         "stop_after_hits": lambda: {n: stopped(rows, study.config, n, None) for n in (1, 2)},
         "give_up_after": lambda: {n: stopped(rows, study.config, None, n) for n in (1, 2)},
         "sweep": study.swept,
         "forked": study.forked,
         "preview": lambda: [study.previewed(rows, at, slack) for at, slack in PREVIEWS],
     }
-    result: dict[str, Any] = {"triplets": triplets, "candidates_per_triplet": CANDIDATES}
-    for name, measure in parts.items():
-        result[name] = measure()
+    result: dict[str, Any] = {"triplets": triplets, "candidates_per_triplet": CANDIDATES, **known}
+    for name in PARTS if only is None else (only,):
+        result[name] = parts[name]()
         yield f"{name}: {result[name]}"
-    result |= {"command": "ip2p study-filter", "commit": storage.commit()}
+    if not known:
+        result |= {"command": "ip2p study-filter", "commit": storage.commit()}
+    else:
+        result[f"{only}_commit"] = storage.commit()
     storage.write_json(path, result)

@@ -51,11 +51,33 @@ def filter_tables(result: Mapping[str, Any]) -> dict[str, str]:
             ],
         ),
         "saving": _saving(result),
+        "shift": _by_shift(whole, result["shift"]),
     }  # fmt: skip
     for name, block in (("clip_sim_dir", "direction"), ("clip_sim_image", "image")):
         rows = [(_percent(r["below"]), r["threshold"], *_shares(r)[1:]) for r in quantiles[name]]
         tables[block] = markdown_table(("candidates below", "threshold", *SHARES[1:]), rows)
     return tables
+
+
+def _by_shift(whole: Mapping[str, Any], shift: Mapping[str, Any]) -> str:
+    """Both filters side by side, by kind of edit."""
+    rows = [
+        (kind, one["candidates"], one["kept"], _interval(one), other["kept"], _interval(other))
+        for (kind, one), other in zip(
+            [*whole["by_kind"].items(), ("all", whole["all"])],
+            [*shift["by_kind"].values(), shift["all"]],
+            strict=True,
+        )
+    ]
+    heads = (
+        "kind of edit",
+        "candidates",
+        "kept by cosine",
+        "exact among them",
+        "kept by shift",
+        "exact among them",
+    )
+    return markdown_table(heads, rows)
 
 
 def _saving(result: Mapping[str, Any]) -> str:
