@@ -1,5 +1,6 @@
 """Numbers in prose come from result files, and the result files say how they were made."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,18 @@ from ip2p_lib import storage
 from ip2p_lib.course.whole_game import course_sentence
 from ip2p_lib.miniature.cards import write_cards
 from ip2p_lib.miniature.gallery import draw_gallery
-from ip2p_lib.quality import GOALS, Goal, filter_tables, measure_all, quality_table, replace_block
+from ip2p_lib.presets import MINIATURE, FilterConfig
+from ip2p_lib.quality import (
+    GOALS,
+    Goal,
+    filter_tables,
+    measure_all,
+    quality_table,
+    replace_block,
+    study_filter,
+)
+from ip2p_lib.quality.candidates import Judged, passing
+from ip2p_lib.quality.filter import FilterStudy
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"
@@ -37,9 +49,38 @@ def test_the_readme_states_the_measured_minutes_and_memory():
 def test_the_page_on_filtering_shows_the_measured_tables():
     page = (ROOT / "docs" / "filtering.md").read_text()
     tables = filter_tables(storage.read_json(RESULTS / "filter.json"))
-    assert len(tables) == 6
+    assert len(tables) == 7
     for name, table in tables.items():
         assert f"<!-- {name} -->\n\n{table}\n\n<!-- /{name} -->" in page, f"{name}: run `ip2p study-filter`"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"only": "colours"}, "--only must be one of filter, shift, .*; got 'colours'"),
+        ({"only": "shift", "triplets": 7}, "is about 96 triplets, not 7; measure all parts again"),
+    ],
+)
+def test_a_part_that_does_not_fit_what_is_on_file_is_refused(tmp_path, changes, said):
+    shutil.copy(RESULTS / "filter.json", tmp_path)
+    with pytest.raises(ValueError, match=said):
+        next(study_filter(MINIATURE, tmp_path / "filter.json", **changes))
+    assert (tmp_path / "filter.json").read_bytes() == (RESULTS / "filter.json").read_bytes()
+
+
+def test_a_bound_on_the_shift_at_a_quantile_lets_that_share_pass():
+    """The whole of a part on made-up candidates: half exact, and the exact ones move further."""
+    study = FilterStudy.__new__(FilterStudy)
+    study.config = FilterConfig(min_text=-1, min_direction=0.9, min_image=-1)
+    rows = [
+        Judged({"triplet_id": "t", "candidate": i, "clip_sim_0": 1, "clip_sim_1": 1, "clip_sim_dir": 0.5,
+                "clip_sim_image": 1 - i / 200}, "add", 0.5, float(i >= 50))
+        for i in range(100)
+    ]  # fmt: skip
+    found = study.shifted(rows)
+    assert (found["all"]["kept"], found["all"]["recall"], found["auc"]) == (80, 1.0, 1.0)
+    assert found["by_kind"]["add"] == found["all"]
+    assert passing(rows, study.config) == [False] * 100
 
 
 def test_cards_are_those_the_records_give(tmp_path):
