@@ -101,7 +101,7 @@ class _Study:
                 f"limits are measured by exact answers and a judge, and preset {preset} has none"
             )
         self.models = Models(chosen, model=model, device=device)
-        self.config, self.filter = chosen.edit, chosen.filter
+        self.config = chosen.edit
         self.judge = load_judge(chosen, device=device)
         self.instruments = Instruments(self.models.clip, self.judge, chosen.edit)
         self.work, self.seed, self.counts, self.figures = work, seed, counts, figures
@@ -154,6 +154,7 @@ class _Study:
 
         from ip2p_lib.baselines import prompt_to_prompt, system
         from ip2p_lib.evaluation import side_effects as probe
+        from ip2p_lib.miniature.recipes import EDITOR_FILTER
         from ip2p_lib.miniature.recipes import EDITOR_PAIRS as RECIPE
 
         cases, found = self.cases(max(self.counts["probes"], self.counts["pairs"])), {}
@@ -162,7 +163,7 @@ class _Study:
         pairs = prompt_to_prompt(self.models.base, guidance_scale=scale, num_inference_steps=steps)
         for name, one, dial, count, bound in (
             ("editor", system("ours", self.models), self.config.image_guidance_scale, "probes", None),
-            ("kept_pairs", pairs, threshold, "pairs", self.filter),
+            ("kept_pairs", pairs, threshold, "pairs", EDITOR_FILTER),
             ("floor", probe.rebuilt_answer(self.models.editor), 0.0, "probes", None),
         ):  # fmt: skip
             place = self.work / "side_effects" / name

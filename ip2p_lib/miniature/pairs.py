@@ -1,5 +1,8 @@
 """The pairs the shipped editor learns from: written triplets, candidates of each, and what the filter keeps."""
 
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,27 +11,57 @@ from tqdm.auto import tqdm
 
 from ip2p_lib import filtering, pairs
 from ip2p_lib.backbone import load_clip, load_text_to_image, load_writer
-from ip2p_lib.miniature.recipes import EDITOR_FILTER, EDITOR_PAIRS, EDITOR_TRIPLETS, TRIPLET_SEED
+from ip2p_lib.miniature.recipes import (
+    BOLD_TEMPERATURE,
+    BOLD_TRIPLETS,
+    EDITOR_FILTER,
+    EDITOR_PAIRS,
+    EDITOR_TRIPLETS,
+    RARE_TRIPLETS,
+    TRIPLET_SEED,
+)
 from ip2p_lib.optimisation import compute_dtype
-from ip2p_lib.presets import MINIATURE
-from ip2p_lib.records import Triplet, read_triplets
+from ip2p_lib.presets import MINIATURE, WriteConfig
+from ip2p_lib.records import Triplet, read_triplets, write_triplets
 from ip2p_lib.scenes.language import is_held_out
 from ip2p_lib.triplets.captions import world_captions
 from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.triplets.writing import Rules, write_all
 
 
-def written_triplets(path: Path, device: torch.device | str) -> list[Triplet]:
+def written(path: Path, config: WriteConfig, count: int, device: torch.device | str) -> list[Triplet]:
     """What the writer makes of fresh captions; forms of instructions that tests use are turned away."""
-    writer_config = replace(MINIATURE.write, seed=TRIPLET_SEED)
-    writer = LocalWriter(load_writer(MINIATURE, device=device), writer_config)
+    writer = LocalWriter(load_writer(MINIATURE, device=device), config)
     rules = Rules(veto=lambda t: "held out" if is_held_out(t.edit) else "")
-    with tqdm(desc="triplets", unit="triplet", total=EDITOR_TRIPLETS) as bar:
+    with tqdm(desc="triplets", unit="triplet", total=count) as bar:
         for tally in write_all(
-            world_captions(TRIPLET_SEED), writer, writer_config, path,
-            made_by={"writer": "writer", "captions": "world"}, rules=rules, count=EDITOR_TRIPLETS,
+            world_captions(config.seed), writer, config, path,
+            made_by={"writer": "writer", "captions": "world"}, rules=rules, count=count,
         ):  # fmt: skip
-            bar.update(min(tally.accepted, EDITOR_TRIPLETS) - bar.n)
+            bar.update(min(tally.accepted, count) - bar.n)
+    return list(read_triplets(path))
+
+
+def rarest(fresh: Sequence[Triplet], known: Sequence[Triplet], count: int) -> list[Triplet]:
+    """Of fresh triplets those whose new caption gains the words that known ones gain least often."""
+    often = Counter(word for t in known for word in _gained(t))
+    return sorted(fresh, key=lambda t: min((often[w] for w in _gained(t)), default=len(known)))[:count]
+
+
+def _gained(triplet: Triplet) -> set[str]:
+    before, after = (set(re.findall(r"\w+", text.lower())) for text in (triplet.input, triplet.output))
+    return after - before
+
+
+def editor_triplets(work: Path, device: torch.device | str) -> list[Triplet]:
+    """Many by the preset's cautious writer, and of a bolder one's those that ask for what the first seldom asks."""
+    path = work / "triplets.jsonl"
+    if not path.exists():
+        config = replace(MINIATURE.write, seed=TRIPLET_SEED)
+        cautious = written(work / "triplets-cautious.jsonl", config, EDITOR_TRIPLETS, device)
+        config = replace(config, seed=TRIPLET_SEED + 1, temperature=BOLD_TEMPERATURE)
+        bold = written(work / "triplets-bold.jsonl", config, BOLD_TRIPLETS, device)
+        write_triplets(path, [*cautious, *rarest(bold, cautious, RARE_TRIPLETS)])
     return list(read_triplets(path))
 
 
@@ -40,9 +73,9 @@ def kept_pairs(work: Path, device: torch.device | str) -> Path:
     # where there is bf16 arithmetic, it halves the time of sampling, on a CPU too
     base = load_text_to_image(MINIATURE, device=device, dtype=compute_dtype("auto"))
     clip = load_clip(MINIATURE, device=device)
-    triplets = written_triplets(work / "triplets.jsonl", device)
+    triplets = editor_triplets(work, device)
     critic = filtering.ClipCritic(clip, EDITOR_FILTER)
-    total = EDITOR_TRIPLETS * EDITOR_PAIRS.candidates_per_triplet
+    total = len(triplets) * EDITOR_PAIRS.candidates_per_triplet
     with tqdm(desc="pairs", unit="pair", total=total) as bar:
         for progress in pairs.synthesise(triplets, base, EDITOR_PAIRS, candidates, critic=critic):
             bar.update(progress.candidates - bar.n)
