@@ -62,6 +62,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 ablations: $(INSTALLED)
 	$(BIN)/ip2p ablations
+	$(BIN)/ip2p ablations --figure docs/images/ablations.png --page docs/ablations.md
 
 figures: $(INSTALLED)
 	$(BIN)/ip2p evaluate --figures docs/images --page docs/evaluation.md

@@ -74,9 +74,3 @@ def test_an_unknown_ablation_and_a_folder_without_pairs_are_refused(tmp_path):
         next(run_ablations(tmp_path, tmp_path / "a.json", "half"))
     with pytest.raises(FileNotFoundError, match=r"must hold kept pairs.*ip2p miniature --only pairs"):
         next(run_ablations(tmp_path, tmp_path / "a.json"))
-
-
-def test_many_drawn_pairs_are_the_grammars(tmp_path, base, monkeypatch):
-    monkeypatch.setattr("ip2p_lib.miniature.ablations.MANY", 5)
-    data = Study(tmp_path, SHORT)._data("drawn-many")
-    assert data.instructions == [t.edit for t in world_triplets(5, 50)]

@@ -19,7 +19,6 @@ CHANGED = {
     "no_dropout": "no dropout",
     "random_start": "random start",
     "drawn": "drawn answers",
-    "drawn_many": "many of them",
 }
 LOOKS = {"requested": ("#D55E00", "s", "--"), "exact": ("#000000", "o", "-")}  # colour, marker, line
 
@@ -89,7 +88,7 @@ def ablation_curve(result: Row, path: Path) -> Path:
     right.set_xticks(range(len(CHANGED) + 1), ["kept pairs", *CHANGED.values()], rotation=25, ha="right")
     for axes in (left, right):
         axes.set_ylim(0, 1)
-    left.legend(fontsize=8, title="mean and 95 % interval", title_fontsize=7)
+    left.legend(fontsize=8, title="mean and 95 % interval", title_fontsize=7, loc="upper left")
     return save_figure(figure, path)
 
 

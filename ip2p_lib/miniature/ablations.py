@@ -5,7 +5,7 @@ the upper bound of what better pairs could give, drawn answers in the place of g
 measuring only; no shipped model learns from drawn answers.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from ip2p_lib.triplets.world import understood
 from ip2p_lib.unet import as_editor_unet
 
 STEPS, EDITS, EDIT_SEED = 1_000, 256, 905
-MANY, MANY_SEED = 12_000, 50
 EVERYTHING = FilterConfig(min_text=-1, min_direction=-1, min_image=-1, max_per_triplet=1)
 
 
@@ -43,7 +42,7 @@ class Ablation:
     name: str
     about: str
     share: float = 1.0  # of the prompts
-    pairs: str = "kept"  # or "unfiltered", "drawn", "drawn-many"
+    pairs: str = "kept"  # or "unfiltered", "drawn"
     conditioning_dropout: float = 0.05
     random_start: bool = False
 
@@ -56,7 +55,6 @@ ABLATIONS = (
     Ablation(name="no_dropout", about="no conditioning dropout", conditioning_dropout=0.0),
     Ablation(name="random_start", about="random weights instead of the text-to-image model's", random_start=True),
     Ablation(name="drawn", about="drawn answers: the upper bound of what better pairs could give", pairs="drawn"),
-    Ablation(name="drawn_many", about="drawn answers to the grammar's own triplets: more pairs too", pairs="drawn-many"),
 )  # fmt: skip
 
 
@@ -97,11 +95,7 @@ class Study:
             folder = self.work / "kept"
         else:
             folder = self.work / "ablations" / f"{pairs}-pairs"
-            make = {
-                "unfiltered": self._export_unfiltered,
-                "drawn": self._draw_kept,
-                "drawn-many": self._draw_many,
-            }
+            make = {"unfiltered": self._export_unfiltered, "drawn": self._draw_kept}
             if not folder.exists():
                 make[pairs](folder)
         return open_dataset(folder, self.base, resolution=self.config.resolution)
@@ -112,14 +106,9 @@ class Study:
         filtering.export_kept(candidates, filtering.select(first, EVERYTHING), folder, EVERYTHING)
 
     def _draw_kept(self, folder: Path) -> None:
+        """True renders before and after, for the triplets of the kept pairs."""
         kept = {r[records.TRIPLET_ID] for r in _kept_rows(self.work / "kept")}
-        self._draw([t for t in read_triplets(self.work / "triplets.jsonl") if t.id in kept], folder)
-
-    def _draw_many(self, folder: Path) -> None:
-        self._draw(world_triplets(MANY, MANY_SEED), folder)
-
-    def _draw(self, triplets: Iterable[Triplet], folder: Path) -> None:
-        """True renders before and after."""
+        triplets = [t for t in read_triplets(self.work / "triplets.jsonl") if t.id in kept]
         with storage.atomic_folder(folder) as partial:
             with writing_shard(partial / "pairs-00000.parquet", PAIR_SCHEMA) as writer:
                 for number, triplet in enumerate(triplets):
