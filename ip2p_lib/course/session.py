@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, check_instruction
@@ -269,22 +268,18 @@ class EditSession:
 
     def _sample(self, job: Job, rows: Sequence[Settings]) -> tuple[Image.Image, ...] | None:
         """Edits of the job's picture, one for each row of settings; None once it is no longer wanted."""
-        first = rows[0]
+        first, source = rows[0], job.request.source
+        pictures, recipes = [source.picture] * len(rows), [self._recipe(source, r) for r in rows]
         last: Step | None = None
-        for last in self._steps(job.request.source, rows):
+        for last in self._steps(pictures, recipes):
             if not self._worker.is_latest(job):
                 return None
             text = f"step {last.index + 1} of {first.num_inference_steps}"
             self._tell(Event("progress", text, last.index + 1, first.num_inference_steps))
-        return self._shown(last.latents, job.request.source, rows) if last else None
+        return tuple(shown(self.editor, last.latents, pictures, recipes, self._memory)) if last else None
 
-    def _steps(self, source: Source, rows: Sequence[Settings]) -> Iterator[Step]:
-        recipes = [self._recipe(source, r) for r in rows]
-        return sampled(self.editor, [source.picture] * len(rows), recipes, False, self._memory)
-
-    def _shown(self, latents: Tensor, source: Source, rows: Sequence[Settings]) -> tuple[Image.Image, ...]:
-        recipes = [self._recipe(source, r) for r in rows]
-        return tuple(shown(self.editor, latents, [source.picture] * len(rows), recipes, self._memory))
+    def _steps(self, pictures: Sequence[Image.Image], recipes: Sequence[Recipe]) -> Iterator[Step]:
+        return sampled(self.editor, pictures, recipes, False, self._memory)
 
     def _recipe(self, source: Source, settings: Settings) -> Recipe:
         return recipe_of(self.editor, source.digest, config=self.preset.edit, **asdict(settings))
