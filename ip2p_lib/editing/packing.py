@@ -41,6 +41,7 @@ class PackedConvolution:
         how = (conv.padding, conv.stride, conv.dilation, conv.groups)
         if inputs.shape != self._shape:
             plain = conv.weight.to_mkldnn()
-            self._weight = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *how, inputs.shape)
+            reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # its stub lacks the last argument
+            self._weight = reorder(plain, *how, inputs.shape)
             self._shape = inputs.shape
         return torch.ops.mkldnn._convolution_pointwise(inputs, self._weight, conv.bias, *how, "none", [], "")
