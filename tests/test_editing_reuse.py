@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from ip2p_lib.attention import shared_self_attention
 from ip2p_lib.editing import Memory, edit, edit_latents
 from ip2p_lib.editing.graphs import CapturedStep
+from ip2p_lib.editing.packing import packed_convolutions
 from ip2p_lib.editing.reuse import SharedWork, before_text, can_share, forwards
 from ip2p_lib.presets import MINIATURE
 from ip2p_lib.samplers import SAMPLERS, sample, timesteps_of
@@ -38,7 +39,7 @@ def names_of(unet):
     return replaced, hooks, {n: type(p) for n, p in unet.attn_processors.items()}, list(unet.state_dict())
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [None, packed_convolutions])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("branches", "alike"), [(3, True), (2, True), (3, False), (1, False)])
 @torch.no_grad()

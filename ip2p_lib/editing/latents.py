@@ -9,6 +9,7 @@ from ip2p_lib.backbone import Backbone
 from ip2p_lib.diffusion import Step
 from ip2p_lib.editing.graphs import CapturedStep
 from ip2p_lib.editing.memory import Memory
+from ip2p_lib.editing.packing import packed_convolutions
 from ip2p_lib.editing.reuse import SharedWork
 from ip2p_lib.guidance import Branches
 from ip2p_lib.samplers import sample, timesteps_of
@@ -41,7 +42,7 @@ def edit_latents(
         null_states: of "", (1, T, D).
         guidance_scales, image_guidance_scales, seeds: one per row.
         graph: capture a step as a CUDA graph; on other devices the same is computed without.
-        memory: keeps the captured step for later edits of the same shape.
+        memory: keeps packed weights, or the captured step, for later edits of the same shape.
 
     Source: InstructPix2Pix section 3.2.1; timothybrooks/instruct-pix2pix@0dffd1e:edit_cli.py.
     """
@@ -56,7 +57,10 @@ def edit_latents(
         network = _captured(editor.unet, states, pictures, alike, memory)
     else:
         timesteps = timesteps_of(sampler, editor.scheduler, num_inference_steps)
-        network = SharedWork(editor.unet, alike=alike, timesteps=timesteps, dtype=pictures.dtype, packed=True)
+        packed = packed_convolutions if memory is None else memory.packed
+        network = SharedWork(
+            editor.unet, alike=alike, timesteps=timesteps, dtype=pictures.dtype, packed=packed
+        )
 
     def predict(scaled: Tensor, timestep: Tensor, step: int) -> Tensor:
         repeated = scaled.to(pictures.dtype).repeat(len(branches.has_text), 1, 1, 1)

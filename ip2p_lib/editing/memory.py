@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.editing.large import decoded, encoded
+from ip2p_lib.editing.packing import PackedConvolution, packed_convolutions
 
 
 class Kept:
@@ -43,7 +44,7 @@ class Kept:
 
 
 class Memory:
-    """Latents of pictures, states of texts and captured steps, shared by edits, films and sessions.
+    """Latents of pictures, states of texts, packed weights and captured steps, shared by edits, films and sessions.
 
     Results are the same with and without, to the bit: pictures and texts are always encoded one by one. The models must
     not be trained meanwhile: they are told apart by identity, device and dtype, not by weights.
@@ -52,10 +53,12 @@ class Memory:
         pictures, texts: how many to keep. A picture of 512 pixels takes 64 KiB in float32, a text of Stable Diffusion's
             encoder 231 KiB.
         steps: captured steps to keep, see `edit(graph=True)`; each holds the memory of a UNet call.
+        networks: whose convolutions' packed weights to keep, on a CPU; as large again as the weights.
     """
 
-    def __init__(self, pictures: int = 64, texts: int = 256, steps: int = 2) -> None:
+    def __init__(self, pictures: int = 64, texts: int = 256, steps: int = 2, networks: int = 1) -> None:
         self._pictures, self._texts, self.steps = Kept(pictures), Kept(texts), Kept(steps)
+        self._networks = Kept(networks)
 
     def latents(self, editor: Backbone, picture: Image.Image) -> Tensor:
         """Unscaled latents of an RGB picture at the size to edit, (1, C, h, w); not to be changed in place."""
@@ -74,3 +77,8 @@ class Memory:
         """Text states, (1, T, D); not to be changed in place."""
         key = (text, editor.device, editor.unet.dtype)
         return self._texts.get(editor.text_encoder, key, lambda: editor.encode_text([text]))
+
+    def packed(self, unet: nn.Module) -> dict[nn.Module, PackedConvolution]:
+        """The network's convolutions that keep packed weights, by module; not to be changed."""
+        weight = next(unet.parameters())
+        return self._networks.get(unet, (weight.device, weight.dtype), lambda: packed_convolutions(unet))

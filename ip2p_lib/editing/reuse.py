@@ -18,8 +18,6 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ip2p_lib.editing.packing import PackedConvolution, packable
-
 BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
 UNUSUAL = (
     "addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim", "encoder_hid_dim_type",
@@ -52,7 +50,8 @@ class SharedWork:
         alike: so many first rows of the input equal as many next ones, timestep and all, but for the text; 0 for none.
         timesteps: of the schedule, (N,); None computes what depends on them at each step.
         dtype: of the inputs to come.
-        packed: on a CPU, keep packed copies of the convolutions' weights, which must not change meanwhile.
+        packed: asked for the convolutions to use, by module, that keep packed copies of their weights; these must not
+            change meanwhile.
     """
 
     def __init__(
@@ -62,14 +61,14 @@ class SharedWork:
         alike: int,
         timesteps: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
-        packed: bool = False,
+        packed: Callable[[nn.Module], Mapping[nn.Module, Callable[..., Any]]] | None = None,
     ) -> None:
         self._unet, self._step = unet, 0
         self._replaced: dict[nn.Module, Callable[..., Any]] = {}
         with LOCK:  # another edit's replacements must not be taken for the modules' own
             if can_share(unet):
                 if packed:
-                    self._replaced = {m: PackedConvolution(m) for m in unet.modules() if packable(m)}
+                    self._replaced.update(packed(unet))
                 self._share(alike, timesteps, dtype)
         self._texts = [f for f in self._replaced.values() if isinstance(f, _OfText)]
         self._padded = _OfText(_padded)
