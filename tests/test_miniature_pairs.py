@@ -18,7 +18,7 @@ def asked(edit, before, after):
 NIGHT = asked("make it night", "a red cat by day", "a red cat by night")
 BLUE = asked("paint it blue", "a red cat by day", "a blue cat by day")
 BOAT = asked("make it a boat", "a red cat by day", "a red boat by day")
-NOTHING = asked("take the kite away", "a red cat and a kite", "a red cat")
+GONE = asked("take the kite away", "a red cat and a kite", "a red cat")
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,13 @@ NOTHING = asked("take the kite away", "a red cat and a kite", "a red cat")
     [([NIGHT, NIGHT, BLUE], BOAT), ([NIGHT, BOAT, BOAT, BLUE, BLUE], NIGHT), ([BOAT, NIGHT], BLUE)],
 )
 def test_what_is_asked_for_least_often_comes_first(known, first):
-    found = rarest([NOTHING, NIGHT, BLUE, BOAT], known, 3)
-    assert found[0] is first
-    assert NOTHING not in found  # gains no word, and so counts as common
+    assert rarest([NIGHT, BLUE, BOAT], known, 3)[0] is first
     assert rarest([BLUE, NIGHT], [], 2) == [BLUE, NIGHT]  # equally rare: in their order
+
+
+def test_where_a_caption_only_loses_words_these_count():
+    assert rarest([NIGHT, GONE], [NIGHT, BOAT], 1) == [GONE]
+    assert rarest([NIGHT, GONE], [GONE, GONE, NIGHT], 1) == [NIGHT]
 
 
 def test_the_editors_pairs_are_kept_by_the_shift_in_the_place_of_the_cosine():

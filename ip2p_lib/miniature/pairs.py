@@ -43,14 +43,15 @@ def written(path: Path, config: WriteConfig, count: int, device: torch.device | 
 
 
 def rarest(fresh: Sequence[Triplet], known: Sequence[Triplet], count: int) -> list[Triplet]:
-    """Of fresh triplets those whose new caption gains the words that known ones gain least often."""
-    often = Counter(word for t in known for word in _gained(t))
-    return sorted(fresh, key=lambda t: min((often[w] for w in _gained(t)), default=len(known)))[:count]
+    """Of fresh triplets those whose caption gains, or only loses, the words that known ones do least often."""
+    often = Counter(change for t in known for change in _changes(t))
+    return sorted(fresh, key=lambda t: min((often[c] for c in _changes(t)), default=len(known)))[:count]
 
 
-def _gained(triplet: Triplet) -> set[str]:
+def _changes(triplet: Triplet) -> set[str]:
+    """Words that the caption gains, as "+word"; where it gains none, those it loses, as "-word"."""
     before, after = (set(re.findall(r"\w+", text.lower())) for text in (triplet.input, triplet.output))
-    return after - before
+    return {f"+{word}" for word in after - before} or {f"-{word}" for word in before - after}
 
 
 def editor_triplets(work: Path, device: torch.device | str) -> list[Triplet]:
