@@ -1,5 +1,6 @@
 """The judge: reads a scene's attributes off a picture. An instrument for measuring, never for training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,3 +87,16 @@ def read_attributes(judge: Judge, pixels: Tensor, *, batch_size: int = 256) -> l
             for i in range(len(block))
         ]
     return verdicts
+
+
+def right_by_attribute(verdicts: Sequence[Verdict], scenes: Sequence[Scene]) -> dict[str, float]:
+    """Share of pictures that show each attribute as their scene has it, and of each extra's scenes those that show it."""
+    shares = {
+        name: sum(v.attributes[name] == getattr(s, name) for v, s in zip(verdicts, scenes, strict=True))
+        / len(scenes)
+        for name in ATTRIBUTES
+    }
+    for extra in EXTRAS:
+        shown = [extra in v.extras for v, s in zip(verdicts, scenes, strict=True) if extra in s.extras]
+        shares |= {extra: sum(shown) / len(shown)} if shown else {}
+    return shares

@@ -8,7 +8,7 @@ import torch
 
 from ip2p_lib import images
 from ip2p_lib.evaluation import all_attributes_right, scene_pixels
-from ip2p_lib.judge import Judge, Verdict, labels_of, read_attributes
+from ip2p_lib.judge import Judge, Verdict, labels_of, read_attributes, right_by_attribute
 from ip2p_lib.scenes import Scene, edits, sample_scenes
 from ip2p_lib.scenes.world import ATTRIBUTES, EXTRAS, KIND_OF_ATTRIBUTE
 
@@ -51,6 +51,22 @@ def test_missing_and_surplus_extras_are_both_wrong():
     assert Verdict(READ, frozenset(["fence", "kite"])).differs(SCENE) == ["kite"]
     assert sorted(Verdict(READ, frozenset(["lamp"])).differs(SCENE)) == ["fence", "lamp"]
     assert Verdict({**READ, "time": "night"}, frozenset()).differs(SCENE) == ["time", "fence"]
+
+
+def test_shares_by_attribute_count_an_extra_only_where_a_scene_has_it():
+    scenes = [
+        SCENE,
+        SCENE,
+        replace(SCENE, extras=()),
+        replace(SCENE, colour="blue", extras=("fence", "kite")),
+    ]
+    verdicts = [Verdict(READ, frozenset(seen)) for seen in (["fence"], [], ["kite"], ["kite"])]
+    shares = right_by_attribute(verdicts, scenes)
+    assert shares["colour"] == 3 / 4
+    assert shares["place"] == 1
+    assert shares["fence"] == 1 / 3
+    assert shares["kite"] == 1  # one invented elsewhere is not this number's business
+    assert not {"lamp", "rainbow"} & set(shares)
 
 
 def test_labels_are_the_scenes_own_values():

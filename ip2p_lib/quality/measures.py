@@ -34,7 +34,7 @@ from ip2p_lib.evaluation import (
     scene_pixels,
 )
 from ip2p_lib.evaluation.report import plain
-from ip2p_lib.judge import Judge
+from ip2p_lib.judge import Judge, read_attributes, right_by_attribute
 from ip2p_lib.pairs import synthesise
 from ip2p_lib.presets import MINIATURE, EditConfig, Preset
 from ip2p_lib.quality.candidates import judged_candidates
@@ -135,6 +135,8 @@ class Quality:
             self.base, [caption(s, i) for i, s in enumerate(self.scenes)], guidance_scale=4.0,
             num_inference_steps=20, resolution=self.preset.edit.resolution, seed=SCENES_SEED,
         )  # fmt: skip
+        shares = right_by_attribute(read_attributes(self.judge, pixels), self.scenes)
+        self.details["text_to_image_by_attribute"] = {k: round(v, 4) for k, v in shares.items()}
         return bootstrap(all_attributes_right(self.judge, pixels, self.scenes))
 
     def clip_recall_at_1(self) -> Measure:
