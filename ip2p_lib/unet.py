@@ -122,7 +122,7 @@ def save_pipeline(model: Backbone, folder: Path) -> None:
         vae=copy.deepcopy(model.vae).half(),
         text_encoder=copy.deepcopy(model.text_encoder).half(),
         tokenizer=model.tokenizer,
-        unet=copy.deepcopy(model.unet).half(),
+        unet=copy.deepcopy(model.unet).half().to(memory_format=torch.contiguous_format),
         scheduler=model.scheduler,
         safety_checker=None,
         feature_extractor=None,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch.nn import functional as F
 
 from ip2p_lib.dataset import open_dataset
@@ -20,7 +21,7 @@ from ip2p_lib.training import (
     train_editor,
     validation_loss,
 )
-from ip2p_lib.unet import widen_unet
+from ip2p_lib.unet import save_pipeline, widen_unet
 
 CONFIG = TrainConfig(
     steps=6, batch_size=3, gradient_accumulation_steps=1, learning_rate=1e-3, conv_in_learning_rate=1e-2,
@@ -182,12 +183,14 @@ def test_training_moves_the_new_channels_and_the_rest(base, data):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the fused kernel stays")
-def test_written_out_attention_learns_what_the_fused_kernel_learns(base, data):
+def test_attention_and_layout_fitted_to_a_cpu_learn_the_same(base, data):
     found = {}
     for way in ("fused", "written out"):
         unet = widen_unet(base.unet, 4).train().requires_grad_(True)
         if way == "written out":
-            next(train_editor(unet, base, data, replace(CONFIG, steps=1, learning_rate=0.0)))
+            steps = train_editor(unet, base, data, replace(CONFIG, steps=1, learning_rate=0.0))
+            next(steps)
+            assert unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
             unet.load_state_dict(widen_unet(base.unet, 4).state_dict())
             unet.zero_grad()
         loss = EditLoss(unet, base, data, CONFIG)(0)
@@ -198,6 +201,17 @@ def test_written_out_attention_learns_what_the_fused_kernel_learns(base, data):
     assert before != after == {"AttnProcessor"}
     torch.testing.assert_close(ours, fused, rtol=1e-5, atol=0)
     torch.testing.assert_close(gradient, fused_gradient, rtol=1e-3, atol=1e-5)
+    steps.close()
+    assert all(p.is_contiguous() for p in unet.parameters())
+
+
+def test_an_editor_can_be_saved_in_the_middle_of_its_training(tmp_path, base, data):
+    unet = widen_unet(base.unet, 4)
+    steps = train_editor(unet, base, data, CONFIG)
+    next(steps)
+    save_pipeline(base.with_unet(unet, "half trained"), tmp_path / "editor")
+    saved = UNet2DConditionModel.from_pretrained(tmp_path / "editor" / "unet").state_dict()
+    assert all(torch.equal(saved[n], t.half().float()) for n, t in unet.state_dict().items())
 
 
 def test_the_first_layer_may_learn_faster(base, data):

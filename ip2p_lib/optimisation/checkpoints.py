@@ -49,9 +49,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def _as_live(value: Tensor, live: Tensor) -> Tensor:
+    """A read tensor spread over devices, or laid out in memory, as the live one."""
     if isinstance(live, DTensor):
         return distribute_tensor(value.to(live.device), live.device_mesh, live.placements)
-    return value
+    return torch.empty_like(live, device=value.device, dtype=value.dtype).copy_(value)
 
 
 def learned(model: nn.Module) -> dict[str, Tensor]:

@@ -14,12 +14,13 @@ from ip2p_lib import storage
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.dataset import EditDataset
 from ip2p_lib.fitting import first_line
-from ip2p_lib.optimisation import FitConfig, Report, fit, processes
+from ip2p_lib.optimisation import FitConfig, Report, fit, is_sharded, processes
 from ip2p_lib.pairs import claim_folder
 from ip2p_lib.presets import TrainConfig
 from ip2p_lib.training.loss import EditLoss
 
-# On a CPU the fused kernel's backward pass takes longer than products written out, as long as these are small.
+# On a CPU the fused kernel's backward pass takes longer than products written out, as long as these are small;
+# and convolutions are faster over channels that lie side by side.
 FEW_POSITIONS = 256
 
 # Settings that may change between a run and its continuation; the loop checks that the rates agree.
@@ -76,21 +77,33 @@ def train_editor(
         unet.enable_gradient_checkpointing()
     if processes().device.type == "cpu" and math.prod(data.condition.shape[-2:]) <= FEW_POSITIONS:
         unet.set_attn_processor(AttnProcessor())
+        if not is_sharded():
+            unet.to(memory_format=torch.channels_last)
     loss = EditLoss(unet, backbone, data, config)
     groups = parameter_groups(unet, config)
     return _in_memory(
-        fit(unet, loss, fit_config(config), folder=folder, groups=groups, describe=loss.describe), config
+        fit(unet, loss, fit_config(config), folder=folder, groups=groups, describe=loss.describe),
+        unet,
+        config,
     )
 
 
-def _in_memory(reports: Iterator[Report], config: TrainConfig) -> Iterator[Report]:
-    """The same steps. The batch is part of the result, so where memory runs out it is not changed: the user chooses."""
+def _in_memory(
+    reports: Iterator[Report], unet: UNet2DConditionModel, config: TrainConfig
+) -> Iterator[Report]:
+    """The same steps, and at their end weights laid out as any file wants them.
+
+    The batch is part of the result, so where memory runs out it is not changed: the user chooses.
+    """
     try:
         yield from reports
     except torch.cuda.OutOfMemoryError as error:
         reason = first_line(error)
     else:
         return
+    finally:
+        if not is_sharded():
+            unet.to(memory_format=torch.contiguous_format)
     raise ValueError(
         f"the GPU's memory must hold a micro-step of {config.batch_size} pairs, but does not ({reason});"
         f" {_smaller(config)}`ip2p plan --stage train` says what fits"
