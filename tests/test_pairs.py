@@ -132,9 +132,9 @@ def test_twenty_steps_equal_a_processor_that_copies_attention_maps(backbone, thr
 def test_a_candidate_does_not_depend_on_its_batch_mates(backbone):
     mixed = [candidate(0.8), candidate(0.2, NIGHT, seed=6, scale=3.0), candidate(0.5, NIGHT, seed=5)]
     together = pictures_of(backbone, *mixed)
-    for row, one in enumerate(mixed):
+    for row, one in enumerate(mixed):  # a processor may sum a larger batch in another order
         for side, alone in zip(together, pictures_of(backbone, one), strict=True):
-            torch.testing.assert_close(side[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(side[row : row + 1], alone, rtol=1e-3, atol=2e-4)
 
 
 def test_the_unet_is_its_own_again_after_a_failure(base):
