@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ip2p_lib import filtering, pairs
-from ip2p_lib.backbone import load_clip, load_text_to_image, load_writer
+from ip2p_lib.backbone import LanguageModel, load_clip, load_text_to_image, load_writer
 from ip2p_lib.miniature.recipes import (
     BOLD_TEMPERATURE,
     BOLD_TRIPLETS,
@@ -29,9 +29,9 @@ from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.triplets.writing import Rules, write_all
 
 
-def written(path: Path, config: WriteConfig, count: int, device: torch.device | str) -> list[Triplet]:
+def written(path: Path, model: LanguageModel, config: WriteConfig, count: int) -> list[Triplet]:
     """What the writer makes of fresh captions; forms of instructions that tests use are turned away."""
-    writer = LocalWriter(load_writer(MINIATURE, device=device), config)
+    writer = LocalWriter(model, config)
     rules = Rules(veto=lambda t: "held out" if is_held_out(t.edit) else "")
     with tqdm(desc="triplets", unit="triplet", total=count) as bar:
         for tally in write_all(
@@ -58,10 +58,11 @@ def editor_triplets(work: Path, device: torch.device | str) -> list[Triplet]:
     """Many by the preset's cautious writer, and of a bolder one's those that ask for what the first seldom asks."""
     path = work / "triplets.jsonl"
     if not path.exists():
+        model = load_writer(MINIATURE, device=device)
         config = replace(MINIATURE.write, seed=TRIPLET_SEED)
-        cautious = written(work / "triplets-cautious.jsonl", config, EDITOR_TRIPLETS, device)
+        cautious = written(work / "triplets-cautious.jsonl", model, config, EDITOR_TRIPLETS)
         config = replace(config, seed=TRIPLET_SEED + 1, temperature=BOLD_TEMPERATURE)
-        bold = written(work / "triplets-bold.jsonl", config, BOLD_TRIPLETS, device)
+        bold = written(work / "triplets-bold.jsonl", model, config, BOLD_TRIPLETS)
         write_triplets(path, [*cautious, *rarest(bold, cautious, RARE_TRIPLETS)])
     return list(read_triplets(path))
 
