@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from ip2p_lib.presets import MINIATURE
 
-EDITOR_TRIPLETS = 5_400
+EDITOR_TRIPLETS = 9_000
 # At its low temperature the writer seldom asks for some subjects and styles, and what nobody asks for nobody learns.
-BOLD_TEMPERATURE, BOLD_TRIPLETS, RARE_TRIPLETS = 0.8, 1_500, 650
+BOLD_TEMPERATURE, BOLD_TRIPLETS, RARE_TRIPLETS = 0.8, 4_700, 2_050
 TRIPLET_SEED = 51  # held-out triplets use 900 and above
 # Two pairs of a triplet, and no more than four attempts. A lower guidance scale than the preset's, because the
 # background drifts less with it.
@@ -16,5 +16,5 @@ EDITOR_PAIRS = replace(
 # Not the cosine of the direction but how far the picture moves along it: a cosine asks small things, such as a lamp, to
 # fill CLIP's view, and turned nearly all of them away. A fifth of the candidates lies below this shift.
 EDITOR_FILTER = replace(MINIATURE.filter, min_direction=-1, min_shift=0.0743)
-# Eight times the examples of the preset's defaults: how many edits are exact follows how long it trains.
-EDITOR_TRAINING = replace(MINIATURE.train, batch_size=64, steps=8_600, decay_steps=4_300, ema_decay=0.996)
+# Twelve times the examples of the preset's defaults: how many edits are exact follows how long it trains.
+EDITOR_TRAINING = replace(MINIATURE.train, batch_size=64, steps=12_900, decay_steps=4_300, ema_decay=0.996)
