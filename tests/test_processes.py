@@ -30,7 +30,7 @@ def train(pairs, out, *options, processes=1):
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-8000:]
     return done
 
 

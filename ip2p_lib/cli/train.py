@@ -76,6 +76,7 @@ def train(
         )  # fmt: skip
     run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops)
     run.train(sheet_every)
+    processes().destroy_process_group()  # one that ends with its connections open may abort, and fail the others
     if processes().is_main_process:
         typer.echo(f"{run.save()} in {out}")
 
