@@ -70,7 +70,10 @@ def test_the_ends_of_the_scale_are_measured_and_a_second_run_continues(tmp_path)
 def test_every_dial_is_swept_and_compared(tmp_path):
     """The shipped models, two edits at two points: all parts of the result are there."""
     names = "ours,sdedit,prompt-to-prompt,truth"
-    drawn = ("--figures", tmp_path, "--sheets", tmp_path / "sheets")
+    page = tmp_path / "page.md"
+    marks = ("examples_ours", "examples_sdedit", "examples_prompt_to_prompt")
+    page.write_text("".join(f"<!-- {m} -->\n<!-- /{m} -->\n" for m in marks))
+    drawn = ("--figures", tmp_path, "--sheets", tmp_path / "sheets", "--captions", page)
     run = evaluate(*options(tmp_path), "--systems", names, "--edits", 2, "--points", 2, *drawn)
     assert run.exit_code == 0, run.output
     assert {p.name for p in (tmp_path / "sheets").iterdir()} == {
@@ -79,6 +82,7 @@ def test_every_dial_is_swept_and_compared(tmp_path):
     assert re.search(
         r"systems\.png: ours at [\d.]+, sdedit at [\d.]+, truth at 0", run.output.replace("\n", "")
     )
+    assert page.read_text().count("![") == len(marks)
     found = json.loads((tmp_path / "tradeoff.json").read_text())
     assert [(p["system"], p["dial"]) for p in found["points"]] == [
         ("ours", 1.0), ("ours", 2.2), ("sdedit", 0.1), ("sdedit", 0.9), ("prompt-to-prompt", 0.0),

@@ -17,12 +17,20 @@ from ip2p_lib.evaluation import beyond, side_effects
 from ip2p_lib.evaluation.beyond import Granted, Wish, grant, shift_of, subject_mask, wishes
 from ip2p_lib.evaluation.cases import world_cases
 from ip2p_lib.evaluation.limit_figures import ablation_curve, effects_matrix
-from ip2p_lib.evaluation.limit_tables import TABLES, ablations_table
+from ip2p_lib.evaluation.limit_tables import TABLES, ablations_table, blocks
 from ip2p_lib.evaluation.rows import EditRow
-from ip2p_lib.evaluation.side_by_side import best_dial, enlarged, good_and_bad, make, one_of_each_kind
+from ip2p_lib.evaluation.side_by_side import (
+    best_dial,
+    enlarged,
+    examples,
+    good_and_bad,
+    make,
+    one_of_each_kind,
+)
 from ip2p_lib.evaluation.side_effects import Besides, besides, effects, matrix, pulls
-from ip2p_lib.evaluation.sizes import measure_sizes, ways
+from ip2p_lib.evaluation.sizes import measure_sizes, shown, ways
 from ip2p_lib.evaluation.sweep import Instruments, measured
+from ip2p_lib.evaluation.tables import captions
 from ip2p_lib.judge import Verdict
 from ip2p_lib.miniature.ablations import ABLATIONS
 from ip2p_lib.presets import EditConfig, FilterConfig
@@ -110,6 +118,26 @@ def test_good_and_bad_differ_in_kind_and_leave_out_what_was_not_measured():
     assert good_and_bad([]) == ([], [])
 
 
+def test_what_a_sheet_of_examples_shows_is_told_in_words():
+    rows = [row("a", exact=1.0, requested=1.0), row("b", exact=0.0, requested=1.0), row("c", exact=0.0, requested=0.0)]  # fmt: skip
+    texts = {"a": "make it night", "b": "let it snow", "c": "add a kite"}
+    found = examples({0.1: rows[2:], 0.4: rows}, texts)
+    assert (found["dial"], [e["id"] for e in found["edits"]]) == (0.4, ["a", "b", "c"])
+    words_of = captions({"examples": {"no-text": {"of": "noise alone", **found}}})
+    words = "“make it night” exact; “let it snow” done, and more; “add a kite” not done"
+    assert words_of == {
+        "examples_no_text": f"![Noise alone, dial at 0.4: {words}](images/examples_no_text.png)"
+    }
+    assert examples({1.0: [row("a", fault="x")]}, texts)["edits"] == []
+
+
+def test_the_page_of_baselines_says_what_its_pictures_show():
+    words_of = captions(storage.read_json(ROOT / "data" / "results" / "systems" / "tradeoff.json"))
+    page = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    assert [name for name, text in words_of.items() if f"<!-- {name} -->\n\n{text}\n" not in page] == []
+    assert set(words_of) == {p.stem for p in (ROOT / "docs" / "images").glob("examples_*.png")}
+
+
 def test_a_reduced_edit_comes_back_at_its_pictures_size(editor, cases):
     one = our_editor(editor, CONFIG)
     large = [render(c.scenes.before, 64) for c in cases[:2]]
@@ -158,6 +186,8 @@ def test_every_size_is_measured_against_its_own_exact_answer(editor, clip, judge
         )
         assert line["l1_over_unedited_l1"]["low"] <= line["l1_over_unedited_l1"]["value"]
         assert line["faults"] == []
+        assert len(line["shown"]) == len(shown(cases[:3]))
+        assert set(line["shown"]) <= {"exact", "done, and more", "not done"}
     assert len({json.dumps(f["l1_over_unedited_l1"]) for f in found}) == 3
 
 
@@ -214,6 +244,11 @@ def test_a_subject_that_left_its_place_is_counted():
     assert (told["move"]["moved"]["value"], told["move"]["moved_left"]["value"]) == (0.6, 0.4)
     assert told["swap"]["another_scene"]["value"] == 1
     assert told["swap"]["changed"] == {"time": 1}
+    assert told["swap"]["shown"] == [{"subject": "cat", "judge": "another time"}]
+    assert [s["judge"] for s in told["move"]["shown"]] == [
+        "the same scene, subject 20 px to the left", "the same scene, subject 7 px to the left", "the same scene", "the same scene",
+    ]  # fmt: skip
+    assert replace(found[3], changed=("lamp", "colour")).said == "a lamp came or went, another colour"
 
 
 # Side effects
@@ -403,7 +438,9 @@ def test_something_was_measured():
 def test_the_page_shows_what_was_measured(part):
     result = storage.read_json(ROOT / "data" / "results" / f"{part}.json")
     page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
-    assert TABLES[part](result) in page
+    assert [
+        name for name, text in blocks(part, result).items() if f"<!-- {name} -->\n\n{text}\n" not in page
+    ] == []
     assert result["command"] == f"ip2p limits --only {part}"
 
 
@@ -433,12 +470,14 @@ def test_a_mistake_gets_one_line(tmp_path, arguments, said):
 @pytest.mark.slow
 def test_every_part_is_measured_drawn_and_put_on_its_page(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("".join(f"<!-- {p} -->\n<!-- /{p} -->\n" for p in TABLES))
+    names = (*TABLES, "sizes_picture", "failures_picture")
+    page.write_text("".join(f"<!-- {n} -->\n<!-- /{n} -->\n" for n in names))
     counts = ("--edits", 8, "--wishes", 2, "--probes", 2, "--pairs", 1)
     run = limits(
         "--out", tmp_path, "--work", tmp_path / "work", *counts, "--figures", tmp_path, "--page", page
     )
     assert run.exit_code == 0, run.output
     assert {p.name for p in tmp_path.glob("*.png")} == {"sizes.png", "failures.png", "side_effects.png"}
-    for part, table in TABLES.items():
-        assert table(json.loads((tmp_path / f"{part}.json").read_text())) in page.read_text()
+    for part in TABLES:
+        found = blocks(part, json.loads((tmp_path / f"{part}.json").read_text()))
+        assert all(text in page.read_text() for text in found.values())

@@ -67,7 +67,7 @@ def test_the_page_on_filtering_shows_the_measured_tables():
     ("changes", "said"),
     [
         ({"only": "colours"}, "--only must be one of filter, shift, .*; got 'colours'"),
-        ({"only": "shift", "triplets": 7}, "is about 96 triplets, not 7; measure all parts again"),
+        ({"only": "shift", "triplets": 7}, r"is about \d+ triplets, not 7; measure all parts again"),
     ],
 )
 def test_a_part_that_does_not_fit_what_is_on_file_is_refused(tmp_path, changes, said):

@@ -38,6 +38,9 @@ def evaluate(
         Path | None, typer.Option(help="Folder for pictures: all systems side by side, and examples of each")
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Page whose tables to renew")] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="Page that shows the examples, whose words about them to renew")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of scenes, phrasings and noise")] = SEED,
 ) -> None:
     """Measure the trade-off between the wanted change and what is kept, for our editor and its baselines."""
@@ -65,29 +68,30 @@ def evaluate(
         f" {o} {v}" for o, v in (("--at", at), ("--points", points), ("--model", model)) if v is not None
     )
     head = {"preset": preset, "seed": seed, "command": command, "commit": storage.commit()}
-    result = {**head, **report(study.points(), own)}
+    result = {**head, **report(study.points(), own), "examples": study.examples()}
     storage.write_json(results / "tradeoff.json", result)
     typer.echo(f"{len(result['points'])} points in {results / 'tradeoff.json'}")
     for line in result["compared"]:
         typer.echo(_sentence(line))
-    _show(result, figures, page)
+    _show(result, figures, page, captions)
     for told in study.draw(sheets) if sheets else ():
         typer.echo(told)
 
 
-def _show(result: dict[str, Any], figures: Path | None, page: Path | None) -> None:
-    """Draw the plots and renew the tables that were asked for."""
+def _show(result: dict[str, Any], figures: Path | None, page: Path | None, captions: Path | None) -> None:
+    """Draw the plots and renew the tables and captions that were asked for."""
+    from ip2p_lib.evaluation import tables
+    from ip2p_lib.quality import replace_block
+
     if figures is not None:
         from ip2p_lib.evaluation.figures import draw
 
         for path in draw(result, figures):
             typer.echo(path)
-    if page is not None:
-        from ip2p_lib.evaluation.tables import tables
-        from ip2p_lib.quality import replace_block
-
-        for name, table in tables(result).items():
-            replace_block(page, name, table)
+    for shown, blocks in ((page, tables.tables), (captions, tables.captions)):
+        if shown is not None:
+            for name, text in blocks(result).items():
+                replace_block(shown, name, text)
 
 
 def _numbers(text: str) -> list[float]:
@@ -165,6 +169,15 @@ class _Study:
 
         found = {name: read_points(self.out / name) for name in self.measured}
         return {n: {v: found[n][v] for v in sorted(dial)} for n, dial in self.measured.items()}
+
+    def examples(self) -> dict[str, Any]:
+        """In words, what the sheets of examples show of each system that has a dial and edits to judge."""
+        from ip2p_lib.evaluation.side_by_side import examples
+
+        texts = {c.triplet.id: c.triplet.edit for c in self.cases}
+        points = {n: p for n, p in self.points().items() if len(self.systems[n].values) > 1}
+        found = {n: {"of": self.systems[n].about, **examples(p, texts)} for n, p in points.items()}
+        return {n: sheet for n, sheet in found.items() if sheet["edits"]}
 
     def draw(self, folder: Path) -> Iterator[str]:
         """Sheets of what was measured, each system at the best of its own points; says which that is."""

@@ -34,7 +34,7 @@ def limits(
     preset: PresetName = "miniature",
     model: Annotated[str | None, typer.Option(help="Editor: folder, file or hub id")] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for the figures, as PNG")] = None,
-    page: Annotated[Path | None, typer.Option(help="Page whose tables to renew")] = None,
+    page: Annotated[Path | None, typer.Option(help="Page whose tables and captions to renew")] = None,
     seed: Annotated[int, typer.Option(help="Of scenes, phrasings and noise")] = SEED,
 ) -> None:
     """Measure an editor beyond its size, on wishes it cannot grant, and for what it changes unasked."""
@@ -70,12 +70,13 @@ def _record(study: "_Study", part: str, out: Path) -> None:
 
 def _renew(page: Path, out: Path) -> None:
     from ip2p_lib import storage
-    from ip2p_lib.evaluation.limit_tables import TABLES
+    from ip2p_lib.evaluation.limit_tables import blocks
     from ip2p_lib.quality import replace_block
 
-    for part, table in TABLES.items():
+    for part in PARTS:
         if (out / f"{part}.json").is_file():
-            replace_block(page, part, table(storage.read_json(out / f"{part}.json")))
+            for name, text in blocks(part, storage.read_json(out / f"{part}.json")).items():
+                replace_block(page, name, text)
 
 
 class _Study:
@@ -123,7 +124,7 @@ class _Study:
         """The same edits at several sizes."""
         from tqdm import tqdm
 
-        from ip2p_lib.evaluation.sizes import measure_sizes, ways
+        from ip2p_lib.evaluation.sizes import measure_sizes, shown, ways
 
         cases = self.cases(self.counts["edits"])
         parts = (self.models.editor, self.config, self.models.clip, self.judge)
@@ -134,7 +135,8 @@ class _Study:
 
             sheet = sizes_sheet(self.models.editor, self.config, self.instruments, cases, self.seed)
             save_picture(sheet, self.figures / "sizes.png")
-        return {"edits": len(cases), "sizes": found}
+        texts = [cases[i].triplet.edit for i in shown(cases)]
+        return {"edits": len(cases), "shown": texts, "sizes": found}
 
     def failures(self) -> dict[str, Any]:
         """Wishes that are not granted."""

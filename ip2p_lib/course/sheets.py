@@ -7,13 +7,12 @@ from PIL import Image
 
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.course.figures import GREEN, RED, Cell, contact_sheet, save_picture
-from ip2p_lib.evaluation.beyond import WISHES, Granted
+from ip2p_lib.evaluation.beyond import SHOWN, WISHES, Granted
 from ip2p_lib.evaluation.cases import Case
-from ip2p_lib.evaluation.side_by_side import Made, make, one_of_each_kind
-from ip2p_lib.evaluation.sizes import system_of, ways
+from ip2p_lib.evaluation.side_by_side import Made, make
+from ip2p_lib.evaluation.sizes import shown, system_of, ways
 from ip2p_lib.evaluation.sweep import Instruments
 from ip2p_lib.presets import EditConfig
-from ip2p_lib.scenes.world import ATTRIBUTES
 
 __all__ = ["examples_sheet", "failures_sheet", "save_picture", "sizes_sheet", "systems_sheet"]
 
@@ -66,7 +65,7 @@ def sizes_sheet(
     editor: Backbone, config: EditConfig, instruments: Instruments, cases: Sequence[Case], seed: int
 ) -> Image.Image:
     """The first edits, one of a kind, each way to edit a column, shown at one size; the exact answer last."""
-    chosen = one_of_each_kind(cases)[:5]
+    chosen = shown(cases)
     columns = []
     for way in ways(config):
         measured_at = replace(instruments, config=replace(config, resolution=way.size))
@@ -80,18 +79,15 @@ def sizes_sheet(
     return contact_sheet(rows, heads=heads, side=max(w.size for w in ways(config)), lines=3)
 
 
-def failures_sheet(found: Sequence[Granted], pictures: int = 4) -> Image.Image:
+def failures_sheet(found: Sequence[Granted], pictures: int = SHOWN) -> Image.Image:
     """Each kind of wish a row: picture and result in turn, with what the judge reads to have changed."""
     rows = []
     for kind in WISHES:
         row = []
         for one in [g for g in found if g.wish.kind == kind][:pictures]:
-            names = (f"another {n}" if n in ATTRIBUTES else f"a {n} came or went" for n in one.changed)
-            read = list(names) or ["the same scene"]
-            moved = [f"subject {abs(one.shift)} px to the {'right' if one.shift > 0 else 'left'}"]
             row += [
                 Cell(one.before, one.wish.instruction),
-                Cell(one.after, "judge: " + ", ".join([*read, *(moved if one.moved else [])])),
+                Cell(one.after, f"judge: {one.said}"),
             ]
         rows.append(row)
     return contact_sheet(rows, heads=["input", "result"] * pictures, side=112, lines=3)

@@ -23,13 +23,14 @@ from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge, read_attributes
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.scenes import edit_mask, render, sample_scene
-from ip2p_lib.scenes.world import COLOURS, Scene
+from ip2p_lib.scenes.world import ATTRIBUTES, COLOURS, Scene
 
 WISHES = {
     "move": "move the {noun} to the left",
     "count": "add another {noun}",
     "swap": "swap the {noun} and the street lamp",
 }
+SHOWN = 4  # pictures on the sheet
 FAR = 0.1  # of the picture's width counts as having moved; the subject is nearly half as wide
 
 
@@ -56,6 +57,13 @@ class Granted:
     def moved(self) -> bool:
         """Whether the subject is found again elsewhere."""
         return abs(self.shift) >= FAR * self.before.width
+
+    @property
+    def said(self) -> str:
+        """In words what the judge reads, and where the subject went."""
+        names = (f"another {n}" if n in ATTRIBUTES else f"a {n} came or went" for n in self.changed)
+        moved = [f"subject {abs(self.shift)} px to the {'right' if self.shift > 0 else 'left'}"]
+        return ", ".join([*(list(names) or ["the same scene"]), *(moved if self.moved else [])])
 
 
 def wishes(count: int, seed: int) -> Iterator[Wish]:
@@ -125,5 +133,6 @@ def told(found: Sequence[Granted]) -> dict[str, Any]:
             "moved_left": plain(bootstrap([float(g.moved and g.shift < 0) for g in chosen])),
             "another_scene": plain(bootstrap([float(bool(g.changed)) for g in chosen])),
             "changed": dict(names.most_common()),
+            "shown": [{"subject": g.wish.scene.subject, "judge": g.said} for g in chosen[:SHOWN]],
         }
     return lines

@@ -1,11 +1,11 @@
-"""Tables of `docs/limits.md` and `docs/ablations.md`, made from the result files of their commands."""
+"""Tables and captions of `docs/limits.md`, and the table of `docs/ablations.md`, made from the result files of their commands."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ip2p_lib.evaluation.limit_figures import TITLES
 from ip2p_lib.evaluation.side_effects import COLUMNS
-from ip2p_lib.evaluation.tables import markdown_table, measure_text
+from ip2p_lib.evaluation.tables import markdown_table, measure_text, picture
 
 Row = Mapping[str, Any]
 
@@ -78,8 +78,31 @@ def ablations_table(result: Row) -> str:
     return markdown_table(("trained on, or with", "prompts", *columns.values()), lines)
 
 
+def sizes_picture(result: Row) -> str:
+    """The sheet of sizes, with the judge's words for every edit on it."""
+    wishes = ", ".join(f"“{text}”" for text in result["shown"])
+    words = " ".join(f"At {s['way']}: {'; '.join(s['shown'])}." for s in result["sizes"])
+    return picture(f"The same edits at each size: {wishes}. {words}", "sizes")
+
+
+def failures_picture(result: Row) -> str:
+    """The sheet of wishes, with what the judge reads of every result on it."""
+    words = " ".join(
+        f"“{w['instruction'].format(noun='…')}”: {'; '.join(': '.join(s.values()) for s in w['shown'])}."
+        for w in result["wishes"].values()
+    )
+    return picture(f"Three wishes of the same pictures, with what the judge reads. {words}", "failures")
+
+
 TABLES: dict[str, Callable[[Row], str]] = {
     "sizes": sizes_table,
     "failures": failures_table,
     "side_effects": effects_table,
 }
+PICTURES: dict[str, Callable[[Row], str]] = {"sizes": sizes_picture, "failures": failures_picture}
+
+
+def blocks(part: str, result: Row) -> dict[str, str]:
+    """What the page shows of a part, by the name of the block."""
+    shown = {f"{part}_picture": PICTURES[part](result)} if part in PICTURES else {}
+    return {part: TABLES[part](result), **shown}

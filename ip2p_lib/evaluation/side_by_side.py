@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
@@ -32,12 +33,17 @@ class Made:
 
     @property
     def said(self) -> str:
-        """In words what the judge reads; "" where there is none, or nothing to ask it about."""
-        if self.row.fault or self.row.requested is None:
-            return self.row.fault
-        if self.row.exact:
-            return "exact"
-        return "done, and more" if self.row.requested else "not done"
+        """In words what the judge reads."""
+        return said(self.row)
+
+
+def said(row: EditRow) -> str:
+    """In words what the judge reads; "" where there is none, or nothing to ask it about."""
+    if row.fault or row.requested is None:
+        return row.fault
+    if row.exact:
+        return "exact"
+    return "done, and more" if row.requested else "not done"
 
 
 def best_dial(points: Mapping[float, Sequence[EditRow]]) -> float:
@@ -92,6 +98,14 @@ def good_and_bad(rows: Sequence[EditRow], count: int = 2) -> tuple[list[str], li
     """
     judged = [r for r in rows if r.exact is not None and not r.fault]
     return _varied([r for r in judged if r.exact], count), _varied([r for r in judged if not r.exact], count)
+
+
+def examples(points: Mapping[float, Sequence[EditRow]], instructions: Mapping[str, str]) -> dict[str, Any]:
+    """What a sheet of `good_and_bad` at the best value of a dial shows, as a result file has it; texts by id."""
+    best = best_dial(points)
+    rows, (good, bad) = {r.id: r for r in points[best]}, good_and_bad(points[best])
+    edits = [{"id": i, "instruction": instructions[i], "judge": said(rows[i])} for i in (*good, *bad)]
+    return {"dial": best, "edits": edits}
 
 
 def _varied(rows: Sequence[EditRow], count: int) -> list[str]:

@@ -19,11 +19,12 @@ from ip2p_lib.evaluation.measures import (
 )
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.evaluation.rows import EditRow
-from ip2p_lib.evaluation.side_by_side import enlarged
+from ip2p_lib.evaluation.side_by_side import enlarged, one_of_each_kind, said
 from ip2p_lib.evaluation.sweep import Instruments, read_points, sweep
 from ip2p_lib.judge import Judge
 from ip2p_lib.presets import EditConfig
 
+SHOWN = 5  # edits on the sheet
 FACTORS = (1.0, 1.5, 2.0)  # of the size that the editor was trained at
 
 
@@ -49,6 +50,11 @@ def ways(config: EditConfig) -> list[Way]:
     step = config.multiple
     sizes = [round(config.resolution * f / step) * step for f in FACTORS]
     return [*(Way(s, s) for s in dict.fromkeys(sizes)), Way(sizes[-1], sizes[0])]
+
+
+def shown(cases: Sequence[Case]) -> list[int]:
+    """Indices of the edits that the sheet shows."""
+    return one_of_each_kind(cases)[:SHOWN]
 
 
 def system_of(editor: Backbone, way: Way, config: EditConfig) -> System:
@@ -83,6 +89,7 @@ def measure_sizes(
         yield {"way": way.name, "size": way.size, "edited_at": way.edited_at, **summed_up(rows)} | {
             "judge_reads": ceiling(judge, cases, way.size),
             "autoencoder_keeps": ceiling(judge, cases, way.edited_at, editor),
+            "shown": [said(rows[i]) for i in shown(cases)],
         }
 
 

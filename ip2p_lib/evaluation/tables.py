@@ -1,4 +1,4 @@
-"""Tables of `docs/evaluation.md`, made from `data/results/tradeoff.json`."""
+"""Tables of `docs/evaluation.md` and captions of `docs/baselines.md`, made from their `tradeoff.json`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +22,11 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> st
 def measure_text(value: Mapping[str, Any] | None) -> str:
     """A measure with its interval, to two decimals; "" for none."""
     return "" if value is None else f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
+
+
+def picture(alt: str, name: str) -> str:
+    """A picture of `docs/images` in Markdown, with what it shows in words."""
+    return f"![{alt}](images/{name}.png)"
 
 
 def _reaches(line: Mapping[str, Any]) -> str:
@@ -61,3 +66,14 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
         ),
         "preferences": markdown_table(("kind of edit", "edits", "share of wrong preferences"), wrong),
     }
+
+
+def captions(result: Mapping[str, Any]) -> dict[str, str]:
+    """Each sheet of examples with the judge's words for its alternative text, by the name of block and file."""
+    found = {}
+    for name, sheet in result["examples"].items():
+        words = "; ".join(f"“{e['instruction']}” {e['judge']}" for e in sheet["edits"])
+        alt = f"{sheet['of'][0].upper()}{sheet['of'][1:]}, dial at {sheet['dial']:g}: {words}"
+        file = f"examples_{name.replace('-', '_')}"
+        found[file] = picture(alt, file)
+    return found
