@@ -1,11 +1,10 @@
-"""The editor's triplets: of bold ones those that ask for what the cautious ones seldom ask."""
+"""The editor's triplets: of all that was written, a choice that asks for everything about equally often."""
 
+from collections import Counter
 from dataclasses import replace
 
-import pytest
-
 from ip2p_lib import filtering
-from ip2p_lib.miniature.pairs import rarest
+from ip2p_lib.miniature.pairs import balanced
 from ip2p_lib.miniature.recipes import EDITOR_FILTER, EDITOR_PAIRS
 from ip2p_lib.presets import MINIATURE
 from ip2p_lib.records import Triplet
@@ -18,21 +17,51 @@ def asked(edit, before, after):
 NIGHT = asked("make it night", "a red cat by day", "a red cat by night")
 BLUE = asked("paint it blue", "a red cat by day", "a blue cat by day")
 BOAT = asked("make it a boat", "a red cat by day", "a red boat by day")
+SNOW = asked("let it snow", "a red cat by day", "a red cat by day in the snow")
 GONE = asked("take the kite away", "a red cat and a kite", "a red cat")
 
 
-@pytest.mark.parametrize(
-    ("known", "first"),
-    [([NIGHT, NIGHT, BLUE], BOAT), ([NIGHT, BOAT, BOAT, BLUE, BLUE], NIGHT), ([BOAT, NIGHT], BLUE)],
-)
-def test_what_is_asked_for_least_often_comes_first(known, first):
-    assert rarest([NIGHT, BLUE, BOAT], known, 3)[0] is first
-    assert rarest([BLUE, NIGHT], [], 2) == [BLUE, NIGHT]  # equally rare: in their order
+def test_what_was_taken_least_comes_next_in_the_given_order():
+    twice = asked("it should be night", "a red cat by day", "a red cat by night")
+    assert balanced([NIGHT, twice, BLUE, BOAT, SNOW, GONE], 5, plain_above=0.6) == [
+        NIGHT,
+        BLUE,
+        BOAT,
+        SNOW,
+        GONE,
+    ]
+    assert balanced([NIGHT, twice, BLUE], 3, plain_above=0.6) == [NIGHT, BLUE, twice]
+    assert balanced([NIGHT, twice, BLUE], 9, plain_above=0.6) == [
+        NIGHT,
+        BLUE,
+        twice,
+    ]  # no more than there are
 
 
-def test_where_a_caption_only_loses_words_these_count():
-    assert rarest([NIGHT, GONE], [NIGHT, BOAT], 1) == [GONE]
-    assert rarest([NIGHT, GONE], [GONE, GONE, NIGHT], 1) == [NIGHT]
+def test_a_slip_that_adds_an_odd_word_is_no_rarity():
+    slip = asked("make it night", "a red cat by day", "a red cat by night hill")
+    assert balanced([NIGHT, slip, BLUE, BOAT, SNOW, GONE], 5, plain_above=0.6) == [
+        NIGHT,
+        BLUE,
+        BOAT,
+        SNOW,
+        GONE,
+    ]
+
+
+def test_words_of_every_caption_do_not_tell_wishes_apart():
+    """Each of these gains "with a", and yet asks for something of its own."""
+    added = [
+        asked(f"add {x}", "red cat", f"red cat with a {x}") for x in ("kite", "lamp", "kite", "lamp", "fence")
+    ]
+    assert balanced(added, 3, plain_above=0.6) == [added[0], added[1], added[4]]
+
+
+def test_every_wish_is_taken_about_as_often():
+    often = {"night": 40, "blue": 20, "boat": 10, "snowy": 5}
+    many = [asked(w, "a red cat", f"a red cat {w} {i}") for w, n in often.items() for i in range(n)]
+    taken = Counter(t.edit for t in balanced(many, 32, plain_above=0.6))
+    assert taken == {"night": 9, "blue": 9, "boat": 9, "snowy": 5}
 
 
 def test_the_editors_pairs_are_kept_by_the_shift_in_the_place_of_the_cosine():

@@ -1,8 +1,9 @@
 """The pairs the shipped editor learns from: written triplets, candidates of each, and what the filter keeps."""
 
+import heapq
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from tqdm.auto import tqdm
 from ip2p_lib import filtering, pairs
 from ip2p_lib.backbone import LanguageModel, load_clip, load_text_to_image, load_writer
 from ip2p_lib.miniature.recipes import (
+    BOLD_CERTAINTY,
     BOLD_TEMPERATURE,
     BOLD_TRIPLETS,
+    CAUTIOUS_TRIPLETS,
     EDITOR_FILTER,
     EDITOR_PAIRS,
     EDITOR_TRIPLETS,
-    RARE_TRIPLETS,
     TRIPLET_SEED,
 )
 from ip2p_lib.optimisation import compute_dtype
@@ -42,28 +44,49 @@ def written(path: Path, model: LanguageModel, config: WriteConfig, count: int) -
     return list(read_triplets(path))
 
 
-def rarest(fresh: Sequence[Triplet], known: Sequence[Triplet], count: int) -> list[Triplet]:
-    """Of fresh triplets those whose caption gains, or only loses, the words that known ones do least often."""
-    often = Counter(change for t in known for change in _changes(t))
-    return sorted(fresh, key=lambda t: min((often[c] for c in _changes(t)), default=len(known)))[:count]
+def balanced(triplets: Sequence[Triplet], count: int, *, plain_above: float = 0.2) -> list[Triplet]:
+    """Up to `count` of them, each time the first of those whose caption gains, or only loses, what was taken least.
+
+    Words in more than this share of the captions say nothing about what was asked for and do not count. Where a
+    caption gains several words, the one taken most often speaks for it: a slip that adds an odd word is no rarity.
+    """
+    often = Counter(word for t in triplets for word in _words(t.output))
+    plain = {word for word, n in often.items() if n > plain_above * len(triplets)}
+    changes, taken = [_changes(t, plain) for t in triplets], Counter[str]()
+    queue, chosen = [(0, i) for i, words in enumerate(changes) if words], list[Triplet]()
+    while queue and len(chosen) < count:
+        _, i = heapq.heappop(queue)
+        now = max(taken[word] for word in changes[i])
+        if queue and (now, i) > queue[0]:  # its words were taken meanwhile
+            heapq.heappush(queue, (now, i))
+            continue
+        chosen.append(triplets[i])
+        taken.update(changes[i])
+    return chosen
 
 
-def _changes(triplet: Triplet) -> set[str]:
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def _changes(triplet: Triplet, plain: Set[str]) -> set[str]:
     """Words that the caption gains, as "+word"; where it gains none, those it loses, as "-word"."""
-    before, after = (set(re.findall(r"\w+", text.lower())) for text in (triplet.input, triplet.output))
+    before, after = _words(triplet.input) - plain, _words(triplet.output) - plain
     return {f"+{word}" for word in after - before} or {f"-{word}" for word in before - after}
 
 
 def editor_triplets(work: Path, device: torch.device | str) -> list[Triplet]:
-    """Many by the preset's cautious writer, and of a bolder one's those that ask for what the first seldom asks."""
+    """Of what the preset's cautious writer and a bolder one wrote, a balanced choice."""
     path = work / "triplets.jsonl"
     if not path.exists():
         model = load_writer(MINIATURE, device=device)
         config = replace(MINIATURE.write, seed=TRIPLET_SEED)
-        cautious = written(work / "triplets-cautious.jsonl", model, config, EDITOR_TRIPLETS)
-        config = replace(config, seed=TRIPLET_SEED + 1, temperature=BOLD_TEMPERATURE)
+        cautious = written(work / "triplets-cautious.jsonl", model, config, CAUTIOUS_TRIPLETS)
+        config = replace(
+            config, seed=TRIPLET_SEED + 1, temperature=BOLD_TEMPERATURE, min_certainty=BOLD_CERTAINTY
+        )
         bold = written(work / "triplets-bold.jsonl", model, config, BOLD_TRIPLETS)
-        write_triplets(path, [*cautious, *rarest(bold, cautious, RARE_TRIPLETS)])
+        write_triplets(path, balanced([*cautious, *bold], EDITOR_TRIPLETS))
     return list(read_triplets(path))
 
 
