@@ -441,7 +441,7 @@ def test_the_page_shows_what_was_measured(part):
     assert [
         name for name, text in blocks(part, result).items() if f"<!-- {name} -->\n\n{text}\n" not in page
     ] == []
-    assert result["command"] == f"ip2p limits --only {part}"
+    assert result["command"].removesuffix(" --learned out/miniature/kept") == f"ip2p limits --only {part}"
 
 
 # The command
@@ -454,7 +454,10 @@ def limits(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--only", "colours"), "--only must be one of sizes, failures, side_effects; got 'colours'"),
+        (
+            ("--only", "colours"),
+            "--only must be one of sizes, failures, side_effects, familiar; got 'colours'",
+        ),
         (("--wishes", 0), "--wishes must be at least 1, got 0"),
         (("--preset", "tiny"), "preset must be one of miniature, full; got 'tiny'"),
         (("--preset", "full"), "limits are measured by exact answers and a judge, and preset full has none"),
@@ -468,11 +471,24 @@ def test_a_mistake_gets_one_line(tmp_path, arguments, said):
 
 
 @pytest.mark.slow
-def test_every_part_is_measured_drawn_and_put_on_its_page(tmp_path):
+def test_every_part_is_measured_drawn_and_put_on_its_page(tmp_path, pair_folder):
     page = tmp_path / "page.md"
     names = (*TABLES, "sizes_picture", "failures_picture")
     page.write_text("".join(f"<!-- {n} -->\n<!-- /{n} -->\n" for n in names))
-    counts = ("--edits", 8, "--wishes", 2, "--probes", 2, "--pairs", 1)
+    counts = (
+        "--edits",
+        8,
+        "--wishes",
+        2,
+        "--probes",
+        2,
+        "--pairs",
+        1,
+        "--known",
+        6,
+        "--learned",
+        pair_folder,
+    )
     run = limits(
         "--out", tmp_path, "--work", tmp_path / "work", *counts, "--figures", tmp_path, "--page", page
     )

@@ -13,8 +13,9 @@ PARTS = {
     "sizes": ("edits",),
     "failures": ("wishes",),
     "side_effects": ("probes", "pairs"),
+    "familiar": ("known",),
 }  # and their counts
-COUNTS = {"edits": 128, "wishes": 48, "probes": 256, "pairs": 64}
+COUNTS = {"edits": 128, "wishes": 48, "probes": 256, "pairs": 64, "known": 256}
 
 
 @app.command()
@@ -31,6 +32,12 @@ def limits(
     ],
     probes: Annotated[int, typer.Option(help="Edits looked at for side effects")] = COUNTS["probes"],
     pairs: Annotated[int, typer.Option(help="Fresh pairs looked at for the same; slow")] = COUNTS["pairs"],
+    known: Annotated[int, typer.Option(help="Triplets of its training, and as many new ones")] = COUNTS[
+        "known"
+    ],
+    learned: Annotated[
+        Path | None, typer.Option(help="Kept pairs the editor was trained on; the part familiar needs them")
+    ] = None,
     preset: PresetName = "miniature",
     model: Annotated[str | None, typer.Option(help="Editor: folder, file or hub id")] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for the figures, as PNG")] = None,
@@ -40,16 +47,21 @@ def limits(
     """Measure an editor beyond its size, on wishes it cannot grant, and for what it changes unasked."""
     if only is not None and only not in PARTS:
         raise ValueError(f"--only must be one of {', '.join(PARTS)}; got {only!r}")
-    counts = {"edits": edits, "wishes": wishes, "probes": probes, "pairs": pairs}
+    if only == "familiar" and learned is None:
+        raise ValueError(
+            "--only familiar needs --learned FOLDER, the kept pairs that the editor was trained on"
+        )
+    counts = {"edits": edits, "wishes": wishes, "probes": probes, "pairs": pairs, "known": known}
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"--{name} must be at least 1, got {count}")
     for folder in (out, work, *([figures] if figures else [])):
         writable(folder)
     quiet()
-    study = _Study(preset, model, work, seed, counts, figures)
+    study = _Study(preset, model, work, seed, counts, figures, learned)
     for part in PARTS if only is None else (only,):
-        _record(study, part, out)
+        if part != "familiar" or learned is not None:
+            _record(study, part, out)
     if page is not None:
         _renew(page, out)
 
@@ -90,6 +102,7 @@ class _Study:
         seed: int,
         counts: dict[str, int],
         figures: Path | None,
+        learned: Path | None,
     ) -> None:
         from ip2p_lib.backbone import load_judge, pick_device
         from ip2p_lib.baselines import Models
@@ -101,6 +114,7 @@ class _Study:
             raise ValueError(
                 f"limits are measured by exact answers and a judge, and preset {preset} has none"
             )
+        self.learned = learned
         self.models = Models(chosen, model=model, device=device)
         self.config = chosen.edit
         self.judge = load_judge(chosen, device=device)
@@ -111,7 +125,8 @@ class _Study:
     def options(self, part: str) -> str:
         """What else the part's result depends on, as on the command line."""
         given = [(name, self.counts[name]) for name in PARTS[part] if self.counts[name] != COUNTS[name]]
-        told = [*given, *([("model", self.model)] if self.model else [])]
+        learned = self.learned if part == "familiar" else None
+        told = [*given, *((n, v) for n, v in (("learned", learned), ("model", self.model)) if v)]
         return "".join(f" --{name} {value}" for name, value in told)
 
     def cases(self, count: int) -> list[Any]:
@@ -178,3 +193,17 @@ class _Study:
 
             effects_matrix(found, self.figures / "side_effects.png")
         return found
+
+    def familiar(self) -> dict[str, Any]:
+        """Edits of what it was trained on beside edits of what is new to it."""
+        from tqdm import tqdm
+
+        from ip2p_lib.evaluation import familiar
+        from ip2p_lib.miniature.recipes import EDITOR_PAIRS
+
+        if self.learned is None:
+            raise ValueError("there must be a folder of pairs that the editor was trained on, got none")
+        known = familiar.learned(self.learned, self.counts["known"], self.models.editor)
+        parts = (self.models.editor, self.models.base, self.judge, known, self.config, EDITOR_PAIRS)
+        lines = list(tqdm(familiar.measure(*parts, self.seed), total=5, desc="familiar", unit="line"))
+        return {"edits": len(known), "lines": lines}

@@ -6,6 +6,7 @@ from typing import Any
 from ip2p_lib.evaluation.limit_figures import TITLES
 from ip2p_lib.evaluation.side_effects import COLUMNS
 from ip2p_lib.evaluation.tables import markdown_table, measure_text, picture
+from ip2p_lib.scenes.world import KINDS
 
 Row = Mapping[str, Any]
 
@@ -65,6 +66,20 @@ def effects_table(result: Row) -> str:
     return markdown_table(heads, lines)
 
 
+def familiar_table(result: Row) -> str:
+    """One line for each step from what is known to what is new; by kind without intervals."""
+    kinds = [k for k in KINDS if any(k in line["by_kind"] for line in result["lines"])]
+    lines = [
+        (line["name"], measure_text(line["exact"]), *(_share(line["by_kind"].get(k)) for k in kinds))
+        for line in result["lines"]
+    ]
+    return markdown_table(("", "exact", *kinds), lines)
+
+
+def _share(value: Row | None) -> str:
+    return "" if value is None else f"{value['value']:.2f}"
+
+
 def ablations_table(result: Row) -> str:
     """One line for each run, intervals 95 %."""
     columns = {
@@ -98,6 +113,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "sizes": sizes_table,
     "failures": failures_table,
     "side_effects": effects_table,
+    "familiar": familiar_table,
 }
 PICTURES: dict[str, Callable[[Row], str]] = {"sizes": sizes_picture, "failures": failures_picture}
 
