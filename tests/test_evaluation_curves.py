@@ -221,6 +221,7 @@ def test_a_report_has_every_point_and_says_who_lies_above():
                 row(
                     f"e{i}", v, 0.2 * v + rng.normal(0, 0.01), 1 - 0.1 * v - shift, exact=float(i % 2),
                     released_sim_dir=0.1 * v, released_sim_image=0.9 - 0.1 * v - shift,
+                    requested=0.3 * v, l1_outside=0.1 * v + shift,
                 )
                 for i in range(30)
             ]
@@ -239,6 +240,12 @@ def test_a_report_has_every_point_and_says_who_lies_above():
     assert [len(blocks[n].splitlines()) for n in ("points", "compared")] == [2 + 9, 2 + 5]
     assert "| sdedit | 0.27 |" in blocks["compared"]
     assert "| yes |" in blocks["compared"]
+    by_truth = found["compared_by_truth"][0]
+    assert by_truth["above_everywhere"]
+    assert by_truth["points"][2]["ours"]["value"] == pytest.approx(-0.2)
+    assert by_truth["points"][2]["theirs"]["value"] == pytest.approx(-0.5)
+    middle = "| sdedit | 0.60 | 0.20 (0.20 to 0.20) | 0.50 (0.50 to 0.50) | -0.30 (-0.30 to -0.30) | yes |"
+    assert middle in blocks["compared_by_truth"]
 
 
 def test_the_page_shows_the_measured_tables():
@@ -246,6 +253,14 @@ def test_the_page_shows_the_measured_tables():
     page = (root / "docs" / "evaluation.md").read_text(encoding="utf-8")
     blocks = tables(storage.read_json(root / "data" / "results" / "tradeoff.json"))
     assert [name for name, table in blocks.items() if table not in page] == []
+
+
+def test_what_the_page_says_of_ours_against_sdedit_is_what_was_measured():
+    root = Path(__file__).resolve().parent.parent
+    page = (root / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    result = storage.read_json(root / "data" / "results" / "tradeoff.json")
+    by_truth = {c["against"]: c for c in result["compared_by_truth"]}["sdedit"]
+    assert ("Here the editor is nearer at every common share" in page) == by_truth["above_everywhere"]
 
 
 def test_a_point_keeps_what_was_measured_and_names_what_was_not():

@@ -12,6 +12,7 @@ from ip2p_lib.evaluation.rows import EditRow
 Array = NDArray[np.float64]
 DIRECTION, IMAGE = "clip_sim_dir", "clip_sim_image"
 RELEASED = ("released_sim_dir", "released_sim_image")
+TRUTH = ("requested", "kept_outside")  # the same two questions, answered by judge and exact answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ip2p_lib.evaluation.agreement import Points, correlations, wrong_preferences
-from ip2p_lib.evaluation.curves import DIRECTION, IMAGE, RELEASED, AtDirection, Curve, compare
+from ip2p_lib.evaluation.curves import DIRECTION, IMAGE, RELEASED, TRUTH, AtDirection, Curve, compare
 from ip2p_lib.evaluation.measures import Measure, bootstrap
 from ip2p_lib.evaluation.rows import MEASURES, EditRow
 
@@ -31,23 +31,27 @@ def point(system: str, dial: float, rows: Sequence[EditRow]) -> dict[str, Any]:
     return found
 
 
-def _told(at: AtDirection) -> dict[str, Any]:
+def _told(at: AtDirection, across: str) -> dict[str, Any]:
     return {
-        "direction": round(at.direction, 4),
+        across: round(at.direction, 4),
         **{name: plain(getattr(at, name)) for name in ("ours", "theirs", "difference")},
         "above": at.above,
     }
 
 
-def comparison(ours: Curve, theirs: Curve) -> dict[str, Any]:
-    """Our curve against another: at common directions, or how far each reaches if there is none."""
+def comparison(ours: Curve, theirs: Curve, across: str = "direction") -> dict[str, Any]:
+    """Our curve against another: at common directions, or how far each reaches if there is none.
+
+    Args:
+        across: name of the first axis.
+    """
     points = compare(ours, theirs)
     return {
         "against": theirs.name,
         "edits": len(set(ours.ids) & set(theirs.ids)),
         "our_reach": [round(v, 4) for v in ours.reach],
         "their_reach": [round(v, 4) for v in theirs.reach],
-        "points": [_told(p) for p in points],
+        "points": [_told(p, across) for p in points],
         "above_everywhere": bool(points) and all(p.above for p in points),
     }
 
@@ -65,7 +69,8 @@ def compared(
 def _compared(systems: Mapping[str, Points], name: str, axes: tuple[str, str]) -> dict[str, Any]:
     """Our curve against one other; where one of the two cannot be drawn, why not, so that the rest is still told."""
     try:
-        return comparison(Curve.of(OURS, systems[OURS], axes), Curve.of(name, systems[name], axes))
+        ours, theirs = (Curve.of(one, systems[one], axes) for one in (OURS, name))
+        return comparison(ours, theirs, axes[0] if axes == TRUTH else "direction")
     except ValueError as error:
         return {"against": name, "edits": 0, "fault": str(error), "points": [], "above_everywhere": False}
 
@@ -84,6 +89,7 @@ def report(systems: Mapping[str, Points], own_sources: Sequence[str] = ()) -> di
         "points": [point(n, dial, group) for n, points in systems.items() for dial, group in points.items()],
         "compared": compared(same),
         "compared_in_the_released_range": compared(same, RELEASED),
+        "compared_by_truth": compared(same, TRUTH),
         "correlations": [
             {"kind": kind, "measure": measure, "truth": truth, **plain(found)}
             for kind, measure, truth, found in correlations(rows)

@@ -46,6 +46,11 @@ class EditRow:
     l1_outside: float | None = None  # where it does not
     psnr: float | None = None  # to the exact answer, dB
 
+    @property
+    def kept_outside(self) -> float | None:
+        """Minus `l1_outside`, so that more is better, as in every curve."""
+        return None if self.l1_outside is None else -self.l1_outside
+
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "EditRow":
         """Read one JSON object.

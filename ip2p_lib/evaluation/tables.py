@@ -35,20 +35,35 @@ def _reaches(line: Mapping[str, Any]) -> str:
     return f"none in common: ours {ours}, theirs {theirs}"
 
 
+def _compared(lines: Sequence[Mapping[str, Any]], across: str, verdict: str) -> str:
+    """Our curve against each of the others, a line for each place where both were read."""
+    rows: list[tuple[object, ...]] = []
+    for c in lines:
+        found = [
+            (c["against"], f"{p[across]:.2f}", *(measure_text(p[n]) for n in ("ours", "theirs", "difference")),
+             "yes" if p["above"] else "no")
+            for p in c["points"]
+        ]  # fmt: skip
+        rows += found or [(c["against"], c.get("fault") or _reaches(c), "", "", "", "")]
+    return markdown_table(("against", across, "ours", "theirs", "difference", verdict), rows)
+
+
+def _as_distances(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What was kept, which curves count upwards, as the distances that it is minus."""
+    turned = [{**p, **{n: _minus(p[n]) for n in ("ours", "theirs", "difference")}} for p in line["points"]]
+    return {**line, "points": turned}
+
+
+def _minus(m: Mapping[str, Any]) -> dict[str, Any]:
+    return {**m, "value": -m["value"], "low": -m["high"], "high": -m["low"]}
+
+
 def tables(result: Mapping[str, Any]) -> dict[str, str]:
     """Markdown by the name of the block it fills; intervals are 95 %."""
     points = [
         (p["system"], f"{p['dial']:g}", p["edits"], *(measure_text(p.get(name)) for name in COLUMNS))
         for p in result["points"]
     ]
-    compared = []
-    for c in result["compared"]:
-        rows = [
-            (c["against"], f"{p['direction']:.2f}", *(measure_text(p[n]) for n in ("ours", "theirs", "difference")),
-             "yes" if p["above"] else "no")
-            for p in c["points"]
-        ]  # fmt: skip
-        compared += rows or [(c["against"], c.get("fault") or _reaches(c), "", "", "", "")]
     kinds = [
         (c["kind"], c["measure"], c["truth"], measure_text(c))
         for c in result["correlations"]
@@ -58,8 +73,11 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
     wrong = [(k, m["n"], measure_text(m)) for k, m in result["clip_prefers_the_wrong_one"].items()]
     return {
         "points": markdown_table(("system", "dial", "edits", *COLUMNS.values()), points),
-        "compared": markdown_table(
-            ("against", "direction", "ours", "theirs", "difference", "ours above, intervals apart"), compared
+        "compared": _compared(result["compared"], "direction", "ours above, intervals apart"),
+        "compared_by_truth": _compared(
+            [_as_distances(c) for c in result["compared_by_truth"]],
+            "requested",
+            "ours nearer, intervals apart",
         ),
         "correlations": markdown_table(
             ("kind of edit", "CLIP's measure", "truth", "rank correlation"), kinds
