@@ -17,5 +17,5 @@ EDITOR_PAIRS = replace(
 # Not the cosine of the direction but how far the picture moves along it: a cosine asks small things, such as a lamp, to
 # fill CLIP's view, and turned nearly all of them away. A fifth of the candidates lies below this shift.
 EDITOR_FILTER = replace(MINIATURE.filter, min_direction=-1, min_shift=0.0743)
-# Twelve times the examples of the preset's defaults: how many edits are exact follows how long it trains.
-EDITOR_TRAINING = replace(MINIATURE.train, batch_size=64, steps=12_900, decay_steps=4_300, ema_decay=0.996)
+# Fifteen times the examples of the preset's defaults: how many edits are exact follows how long it trains.
+EDITOR_TRAINING = replace(MINIATURE.train, batch_size=64, steps=16_700, decay_steps=3_800, ema_decay=0.996)
