@@ -73,7 +73,7 @@ def familiar_table(result: Row) -> str:
         (line["name"], measure_text(line["exact"]), *(_share(line["by_kind"].get(k)) for k in kinds))
         for line in result["lines"]
     ]
-    return markdown_table(("", "exact", *kinds), lines)
+    return markdown_table(("what is edited", "exact", *kinds), lines)
 
 
 def _share(value: Row | None) -> str:
