@@ -21,32 +21,23 @@ SNOW = asked("let it snow", "a red cat by day", "a red cat by day in the snow")
 GONE = asked("take the kite away", "a red cat and a kite", "a red cat")
 
 
+FIVE = [NIGHT, BLUE, BOAT, SNOW, GONE]
+
+
+def choose(triplets, count):
+    return balanced(triplets, count, plain_above=0.6)  # the words of most of so few captions
+
+
 def test_what_was_taken_least_comes_next_in_the_given_order():
     twice = asked("it should be night", "a red cat by day", "a red cat by night")
-    assert balanced([NIGHT, twice, BLUE, BOAT, SNOW, GONE], 5, plain_above=0.6) == [
-        NIGHT,
-        BLUE,
-        BOAT,
-        SNOW,
-        GONE,
-    ]
-    assert balanced([NIGHT, twice, BLUE], 3, plain_above=0.6) == [NIGHT, BLUE, twice]
-    assert balanced([NIGHT, twice, BLUE], 9, plain_above=0.6) == [
-        NIGHT,
-        BLUE,
-        twice,
-    ]  # no more than there are
+    assert choose([NIGHT, twice, *FIVE[1:]], 5) == FIVE
+    assert choose([NIGHT, twice, BLUE], 3) == [NIGHT, BLUE, twice]
+    assert choose([NIGHT, twice, BLUE], 9) == [NIGHT, BLUE, twice]  # no more than there are
 
 
 def test_a_slip_that_adds_an_odd_word_is_no_rarity():
     slip = asked("make it night", "a red cat by day", "a red cat by night hill")
-    assert balanced([NIGHT, slip, BLUE, BOAT, SNOW, GONE], 5, plain_above=0.6) == [
-        NIGHT,
-        BLUE,
-        BOAT,
-        SNOW,
-        GONE,
-    ]
+    assert choose([NIGHT, slip, *FIVE[1:]], 5) == FIVE
 
 
 def test_words_of_every_caption_do_not_tell_wishes_apart():
@@ -54,13 +45,13 @@ def test_words_of_every_caption_do_not_tell_wishes_apart():
     added = [
         asked(f"add {x}", "red cat", f"red cat with a {x}") for x in ("kite", "lamp", "kite", "lamp", "fence")
     ]
-    assert balanced(added, 3, plain_above=0.6) == [added[0], added[1], added[4]]
+    assert choose(added, 3) == [added[0], added[1], added[4]]
 
 
 def test_every_wish_is_taken_about_as_often():
     often = {"night": 40, "blue": 20, "boat": 10, "snowy": 5}
     many = [asked(w, "a red cat", f"a red cat {w} {i}") for w, n in often.items() for i in range(n)]
-    taken = Counter(t.edit for t in balanced(many, 32, plain_above=0.6))
+    taken = Counter(t.edit for t in choose(many, 32))
     assert taken == {"night": 9, "blue": 9, "boat": 9, "snowy": 5}
 
 

@@ -68,13 +68,14 @@ def evaluate(
         f" {o} {v}" for o, v in (("--at", at), ("--points", points), ("--model", model)) if v is not None
     )
     head = {"preset": preset, "seed": seed, "command": command, "commit": storage.commit()}
-    result = {**head, **report(study.points(), own), "examples": study.examples()}
+    rows = study.points()
+    result = {**head, **report(rows, own), "examples": study.examples(rows)}
     storage.write_json(results / "tradeoff.json", result)
     typer.echo(f"{len(result['points'])} points in {results / 'tradeoff.json'}")
     for line in result["compared"]:
         typer.echo(_sentence(line))
     _show(result, figures, page, captions)
-    for told in study.draw(sheets) if sheets else ():
+    for told in study.draw(rows, sheets) if sheets else ():
         typer.echo(told)
 
 
@@ -170,24 +171,25 @@ class _Study:
         found = {name: read_points(self.out / name) for name in self.measured}
         return {n: {v: found[n][v] for v in sorted(dial)} for n, dial in self.measured.items()}
 
-    def examples(self) -> dict[str, Any]:
+    def examples(self, points: dict[str, Any]) -> dict[str, Any]:
         """In words, what the sheets of examples show of each system that has a dial and edits to judge."""
         from ip2p_lib.evaluation.side_by_side import examples
 
         texts = {c.triplet.id: c.triplet.edit for c in self.cases}
-        points = {n: p for n, p in self.points().items() if len(self.systems[n].values) > 1}
-        found = {n: {"of": self.systems[n].about, **examples(p, texts)} for n, p in points.items()}
+        swept = {n: p for n, p in points.items() if len(self.systems[n].values) > 1}
+        found = {n: {"of": self.systems[n].about, **examples(p, texts)} for n, p in swept.items()}
         return {n: sheet for n, sheet in found.items() if sheet["edits"]}
 
-    def draw(self, folder: Path) -> Iterator[str]:
+    def draw(self, points: dict[str, Any], folder: Path) -> Iterator[str]:
         """Sheets of what was measured, each system at the best of its own points; says which that is."""
         from ip2p_lib.course.sheets import examples_sheet, save_picture, systems_sheet
         from ip2p_lib.evaluation.cases import world_cases
         from ip2p_lib.evaluation.side_by_side import best_dial, good_and_bad, one_of_each_kind
+        from ip2p_lib.evaluation.tables import examples_file
 
         # the same edits and more, or a small study would lack a kind
         self.cases = list(world_cases(max(SHOWN_FROM, len(self.cases)), self.seed))
-        points, places = self.points(), {c.triplet.id: i for i, c in enumerate(self.cases)}
+        places = {c.triplet.id: i for i, c in enumerate(self.cases)}
         best = {n: best_dial(found) for n, found in points.items()}
         columns = [n for n, s in self.systems.items() if not s.own_sources and n != "nothing"]
         shown = one_of_each_kind(self.cases)
@@ -199,7 +201,7 @@ class _Study:
             if not any(made):
                 yield f"{name}: no edit could be judged, so no examples"
                 continue
-            path = folder / f"examples_{name.replace('-', '_')}.png"
+            path = folder / f"{examples_file(name)}.png"
             save_picture(examples_sheet(*made), path)
             yield f"{path}: {len(made[0])} exact, {len(made[1])} not, at {best[name]:g}"
 

@@ -17,14 +17,14 @@ from ip2p_lib import images, records
 from ip2p_lib.backbone import Backbone, check_instruction
 from ip2p_lib.dataset import pair_files
 from ip2p_lib.editing import edit
-from ip2p_lib.evaluation.measures import bootstrap, pairs_exact, sample_captions
+from ip2p_lib.evaluation.measures import bootstrap, pairs_exact, sample_captions, values_by_kind
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import shard_groups
 from ip2p_lib.presets import EditConfig, PairConfig
 from ip2p_lib.records import Triplet
 from ip2p_lib.scenes import render
-from ip2p_lib.scenes.world import KINDS, SceneEdit
+from ip2p_lib.scenes.world import SceneEdit
 from ip2p_lib.triplets import edit_of, understood, world_triplets
 
 
@@ -82,20 +82,15 @@ def _is_known(editor: Backbone, instruction: str) -> bool:
 
 def drawn(asked: Sequence[Asked], size: int, seed: int) -> list[Asked]:
     """The same scenes and instructions with pictures that the world draws, each with a layout of its own."""
-    moved = [_laid_out(a.scenes, seed + i) for i, a in enumerate(asked)]
+    moved = [a.scenes.laid_out(seed + i) for i, a in enumerate(asked)]
     return [Asked(render(s.before, size), a.instruction, s) for a, s in zip(asked, moved, strict=True)]
-
-
-def _laid_out(scenes: SceneEdit, layout: int) -> SceneEdit:
-    return replace(
-        scenes, before=replace(scenes.before, layout=layout), after=replace(scenes.after, layout=layout)
-    )
 
 
 def unheard(count: int, size: int, seed: int) -> tuple[list[Asked], list[str]]:
     """New scenes, drawn, with new instructions in the forms that training knows; and the scenes' captions."""
     triplets = list(world_triplets(count, seed))
-    asked = [Asked(render(edit_of(t).before, size), t.edit, edit_of(t)) for t in triplets]
+    scenes = [edit_of(t) for t in triplets]
+    asked = [Asked(render(s.before, size), t.edit, s) for t, s in zip(triplets, scenes, strict=True)]
     return asked, [t.input for t in triplets]
 
 
@@ -114,9 +109,8 @@ def exactness(judge: Judge, asked: Sequence[Asked], results: Sequence[Image.Imag
     """Share of results that differ from their picture as was asked and in nothing else, over all and by kind."""
     before, after = images.to_tensor([a.picture for a in asked]), images.to_tensor(results)
     values = pairs_exact(judge, before, after, [a.scenes for a in asked])
-    found = {k: [v for v, a in zip(values, asked, strict=True) if a.scenes.kind == k] for k in KINDS}
-    by_kind = {k: plain(bootstrap(v)) for k, v in found.items() if v}
-    return {"exact": plain(bootstrap(values)), "by_kind": by_kind}
+    by_kind = values_by_kind([a.scenes.kind for a in asked], values)
+    return {"exact": plain(bootstrap(values)), "by_kind": {k: plain(m) for k, m in by_kind.items()}}
 
 
 def edited(editor: Backbone, asked: Sequence[Asked], config: EditConfig, seed: int) -> list[Image.Image]:

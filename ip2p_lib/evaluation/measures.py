@@ -243,7 +243,12 @@ def _score_group(
 
 def by_kind(scores: Sequence[EditScore]) -> dict[str, Measure]:
     """Exact edits by kind of edit, for the kinds that occur."""
-    found = {k: [s.exact for s in scores if s.kind == k] for k in KINDS}
+    return values_by_kind([s.kind for s in scores], [s.exact for s in scores])
+
+
+def values_by_kind(kinds: Sequence[str], values: Sequence[float]) -> dict[str, Measure]:
+    """Means of values by kind of edit, for the kinds that occur."""
+    found = {k: [v for v, kind in zip(values, kinds, strict=True) if kind == k] for k in KINDS}
     return {k: bootstrap(v) for k, v in found.items() if v}
 
 

@@ -86,12 +86,16 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def examples_file(system: str) -> str:
+    """Name, without its ending, of the sheet that shows examples of a system."""
+    return f"examples_{system.replace('-', '_')}"
+
+
 def captions(result: Mapping[str, Any]) -> dict[str, str]:
     """Each sheet of examples with the judge's words for its alternative text, by the name of block and file."""
     found = {}
     for name, sheet in result["examples"].items():
         words = "; ".join(f"“{e['instruction']}” {e['judge']}" for e in sheet["edits"])
         alt = f"{sheet['of'][0].upper()}{sheet['of'][1:]}, dial at {sheet['dial']:g}: {words}"
-        file = f"examples_{name.replace('-', '_')}"
-        found[file] = picture(alt, file)
+        found[examples_file(name)] = picture(alt, examples_file(name))
     return found

@@ -135,7 +135,8 @@ def drawn_row(triplet: Triplet, layout: int, size: int) -> dict[str, Any] | None
     edit = understood(triplet)
     if edit is None:
         return None
-    before, after = (render(replace(s, layout=layout), size) for s in (edit.before, edit.after))
+    moved = edit.laid_out(layout)
+    before, after = (render(s, size) for s in (moved.before, moved.after))
     return pair_row(Candidate(triplet, 0, layout, 0.0, 0.0), before, after)
 
 

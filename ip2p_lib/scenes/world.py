@@ -75,6 +75,11 @@ class SceneEdit:
     old: str
     new: str
 
+    def laid_out(self, layout: int) -> "SceneEdit":
+        """The same edit of the same things, standing elsewhere."""
+        before, after = (replace(s, layout=layout) for s in (self.before, self.after))
+        return replace(self, before=before, after=after)
+
 
 def sample_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene. Day, clear weather and the plain style are a little likelier than the rest."""
