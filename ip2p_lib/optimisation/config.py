@@ -33,7 +33,7 @@ class FitConfig:
     decay_steps: int = 0  # over so many last steps the rate falls, along a cosine, to a hundredth
     max_grad_norm: float | None = None
     ema_decay: float = 0.9999  # reached along min(decay, (1 + n) / (10 + n))
-    mixed_precision: str = "no"  # "auto" takes bf16 where the hardware computes in it
+    mixed_precision: str = "no"  # "auto" takes bf16 where it is faster
     gradient_accumulation_steps: int = 1
     compile: bool = False  # torch.compile; the first step then takes minutes
     loss_limit: float = 10.0  # a mean loss so many times that of the first steps ends the run
