@@ -1,6 +1,7 @@
 """`ip2p`: each stage of the pipeline as a subcommand, a thin face of one library function."""
 
 from ip2p_lib.cli import (
+    benchmark,
     doctor,
     edit,
     evaluate,
@@ -18,6 +19,7 @@ from ip2p_lib.cli.face import app
 
 __all__ = [
     "app",
+    "benchmark",
     "doctor",
     "edit",
     "evaluate",

@@ -1,12 +1,10 @@
 """Measure every stage against what the world knows, and editing systems against each other."""
 
+from ip2p_lib.evaluation.intervals import Measure, bootstrap, bootstrap_ratio
 from ip2p_lib.evaluation.measures import (
     ATTRIBUTE_OF_KIND,
     EditScore,
-    Measure,
     all_attributes_right,
-    bootstrap,
-    bootstrap_ratio,
     by_kind,
     changed_exactly,
     changed_requested,

@@ -18,7 +18,7 @@ from torch import Tensor
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.editing import edit
-from ip2p_lib.evaluation.measures import bootstrap
+from ip2p_lib.evaluation.intervals import bootstrap
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge, read_attributes
 from ip2p_lib.presets import EditConfig

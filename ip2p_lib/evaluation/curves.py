@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ip2p_lib.evaluation.measures import Measure
+from ip2p_lib.evaluation.intervals import Measure
 from ip2p_lib.evaluation.rows import EditRow
 
 Array = NDArray[np.float64]

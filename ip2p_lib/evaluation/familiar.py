@@ -17,7 +17,8 @@ from ip2p_lib import images, records
 from ip2p_lib.backbone import Backbone, check_instruction
 from ip2p_lib.dataset import pair_files
 from ip2p_lib.editing import edit
-from ip2p_lib.evaluation.measures import bootstrap, pairs_exact, sample_captions, values_by_kind
+from ip2p_lib.evaluation.intervals import bootstrap, values_by_kind
+from ip2p_lib.evaluation.measures import pairs_exact, sample_captions
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import shard_groups

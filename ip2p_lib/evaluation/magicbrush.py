@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ip2p_lib import images
 from ip2p_lib.backbone import ClipEncoder
 from ip2p_lib.baselines import System
-from ip2p_lib.evaluation.measures import bootstrap
+from ip2p_lib.evaluation.intervals import bootstrap
 from ip2p_lib.evaluation.sweep import run_each
 from ip2p_lib.evaluation.turns import Turn
 from ip2p_lib.pairs import blocks

@@ -1,10 +1,9 @@
-"""The measures themselves: what the judge, the exact answer and CLIP say, with bootstrap intervals."""
+"""The measures themselves: what the judge, the exact answer and CLIP say."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -13,51 +12,18 @@ from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, ClipEncoder
 from ip2p_lib.diffusion import euler_ancestral
 from ip2p_lib.editing import edit
+from ip2p_lib.evaluation.intervals import Measure, values_by_kind
 from ip2p_lib.guidance import single_guidance
 from ip2p_lib.judge import Judge, Verdict, read_attributes
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.records import Triplet
 from ip2p_lib.scenes.language import caption
 from ip2p_lib.scenes.render import render
-from ip2p_lib.scenes.world import EXTRAS, KIND_OF_ATTRIBUTE, KINDS, Scene, SceneEdit
+from ip2p_lib.scenes.world import EXTRAS, KIND_OF_ATTRIBUTE, Scene, SceneEdit
 from ip2p_lib.similarity import image_features, score_edits, text_features
 from ip2p_lib.triplets import edit_of
 
 ATTRIBUTE_OF_KIND = {kind: name for name, kind in KIND_OF_ATTRIBUTE.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A mean with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-def bootstrap(values: Sequence[float], *, draws: int = 2_000, seed: int = 0) -> Measure:
-    """Mean of independent values and its 95 % percentile interval.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    if not len(values):
-        raise ValueError("a mean needs at least one value, got none")
-    array = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
-    low, high = np.quantile(array[picks].mean(axis=1), (0.025, 0.975))
-    return Measure(float(array.mean()), float(low), float(high), len(array))
-
-
-def bootstrap_ratio(
-    above: Sequence[float], below: Sequence[float], *, draws: int = 2_000, seed: int = 0
-) -> Measure:
-    """Ratio of two means over the same items, with its interval."""
-    a, b = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(a), (draws, len(a)))
-    low, high = np.quantile(a[picks].mean(axis=1) / b[picks].mean(axis=1), (0.025, 0.975))
-    return Measure(float(a.mean() / b.mean()), float(low), float(high), len(a))
 
 
 def scene_pixels(scenes: Sequence[Scene], size: int = 64) -> Tensor:
@@ -244,12 +210,6 @@ def _score_group(
 def by_kind(scores: Sequence[EditScore]) -> dict[str, Measure]:
     """Exact edits by kind of edit, for the kinds that occur."""
     return values_by_kind([s.kind for s in scores], [s.exact for s in scores])
-
-
-def values_by_kind(kinds: Sequence[str], values: Sequence[float]) -> dict[str, Measure]:
-    """Means of values by kind of edit, for the kinds that occur."""
-    found = {k: [v for v, kind in zip(values, kinds, strict=True) if kind == k] for k in KINDS}
-    return {k: bootstrap(v) for k, v in found.items() if v}
 
 
 def different_captions(scenes: Sequence[Scene], count: int) -> tuple[list[Scene], list[str]]:

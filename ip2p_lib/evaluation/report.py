@@ -6,7 +6,7 @@ from typing import Any
 
 from ip2p_lib.evaluation.agreement import Points, correlations, wrong_preferences
 from ip2p_lib.evaluation.curves import DIRECTION, IMAGE, RELEASED, TRUTH, AtDirection, Curve, compare
-from ip2p_lib.evaluation.measures import Measure, bootstrap
+from ip2p_lib.evaluation.intervals import Measure, bootstrap
 from ip2p_lib.evaluation.rows import MEASURES, EditRow
 
 OURS = "ours"

@@ -17,7 +17,8 @@ from ip2p_lib import images, storage
 from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.baselines import Edited, System, exact_answer
 from ip2p_lib.evaluation.cases import Case, open_case
-from ip2p_lib.evaluation.measures import ATTRIBUTE_OF_KIND, bootstrap, reconstruct
+from ip2p_lib.evaluation.intervals import bootstrap
+from ip2p_lib.evaluation.measures import ATTRIBUTE_OF_KIND, reconstruct
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.evaluation.sweep import Instruments, configuration
 from ip2p_lib.filtering import passes

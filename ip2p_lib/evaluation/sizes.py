@@ -10,13 +10,8 @@ import torch
 from ip2p_lib.backbone import Backbone, ClipEncoder
 from ip2p_lib.baselines import System, our_editor
 from ip2p_lib.evaluation.cases import Case
-from ip2p_lib.evaluation.measures import (
-    all_attributes_right,
-    bootstrap,
-    bootstrap_ratio,
-    reconstruct,
-    scene_pixels,
-)
+from ip2p_lib.evaluation.intervals import bootstrap, bootstrap_ratio
+from ip2p_lib.evaluation.measures import all_attributes_right, reconstruct, scene_pixels
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.evaluation.rows import EditRow
 from ip2p_lib.evaluation.side_by_side import enlarged, one_of_each_kind, said
