@@ -1,13 +1,14 @@
 """Numbers in prose come from result files, and the result files say how they were made."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
 
 from ip2p_lib import storage
-from ip2p_lib.course.whole_game import course_sentence
+from ip2p_lib.course.whole_game import course_sentence, peak_memory_gb
 from ip2p_lib.miniature.cards import write_cards
 from ip2p_lib.miniature.gallery import draw_gallery
 from ip2p_lib.presets import MINIATURE, FilterConfig
@@ -53,6 +54,14 @@ def test_the_readme_shows_the_measured_table():
 
 def test_the_readme_states_the_measured_minutes_and_memory():
     assert course_sentence(storage.read_json(RESULTS / "course.json")) in (ROOT / "README.md").read_text()
+
+
+def test_the_main_job_is_told_without_its_memory_where_the_system_does_not_say(monkeypatch):
+    assert 0 < peak_memory_gb() < 1000
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert peak_memory_gb() is None
+    told = course_sentence({"machine": "Windows", "minutes": 2.0, "peak_memory_gb": None})
+    assert told.startswith("Measured on Windows: the main job took 2.0 minutes after install. A second run")
 
 
 def test_the_page_on_filtering_shows_the_measured_tables():

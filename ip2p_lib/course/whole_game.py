@@ -1,6 +1,6 @@
 """The whole game: every stage once, in minutes, on the miniature; then a page that shows it."""
 
-import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -235,8 +235,7 @@ class WholeGame:
             Section("Measured in this run", "Numbers of this run, on this machine.", table=table),
         ]  # fmt: skip
         sections = [s for s in sections if not s.picture or (self.out / s.picture).exists()]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kB on Linux
-        run = {"minutes": round(sum(self.seconds.values()) / 60, 1), "peak_memory_gb": round(peak, 1)}
+        run = {"minutes": round(sum(self.seconds.values()) / 60, 1), "peak_memory_gb": peak_memory_gb()}
         storage.write_json(
             self.out / "metrics.json", {**run, **m, "seconds": self.seconds, **storage.environment()}
         )
@@ -244,12 +243,23 @@ class WholeGame:
         return self.out / "index.html"
 
 
+def peak_memory_gb() -> float | None:
+    """The most memory that this process has held so far; None on Windows, whose Python does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # it counts bytes there, kB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
 def course_sentence(metrics: dict[str, Any]) -> str:
     """What README says about the main job, from the record of a run."""
+    peak = metrics["peak_memory_gb"]
+    memory = "" if peak is None else f", with at most {peak} GB of memory"
     return (
-        f"Measured on {metrics['machine']}: the main job took {metrics['minutes']} minutes after install, with at"
-        f" most {metrics['peak_memory_gb']} GB of memory. A second run reuses what is there; Ctrl-C and run again"
-        " continues."
+        f"Measured on {metrics['machine']}: the main job took {metrics['minutes']} minutes after install{memory}."
+        " A second run reuses what is there; Ctrl-C and run again continues."
     )
 
 
