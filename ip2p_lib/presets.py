@@ -238,7 +238,7 @@ MINIATURE = Preset(
         ema_decay=0.995, mixed_precision="auto", resolution=64, checkpoint_every=250,
     ),
     edit=EditConfig(
-        guidance_scale=1.5, image_guidance_scale=1.5, num_inference_steps=10, sampler="dpm++", resolution=64,
+        guidance_scale=2.5, image_guidance_scale=1.9, num_inference_steps=10, sampler="dpm++", resolution=64,
         multiple=32,
     ),
 )  # fmt: skip

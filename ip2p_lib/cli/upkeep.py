@@ -108,6 +108,26 @@ def study_filter(
 
 @app.command()
 @one_line_errors
+def study_scales(
+    out: Annotated[Path, typer.Option("--out", help="Where scales.json goes")] = Path("data/results"),
+    edits: Annotated[int, typer.Option(help="Held-out edits at each pair of scales")] = 512,
+    page: Annotated[Path | None, typer.Option(help="Page whose table to renew")] = None,
+) -> None:
+    """Measure pairs of guidance scales on edits that no goal is measured on, and write scales.json."""
+    from ip2p_lib import storage
+    from ip2p_lib.presets import MINIATURE
+    from ip2p_lib.quality import replace_block, scales_table, study_scales
+
+    writable(out)
+    quiet()
+    for line in study_scales(MINIATURE, out / "scales.json", edits):
+        typer.echo(line)
+    if page is not None:
+        replace_block(page, "scales", scales_table(storage.read_json(out / "scales.json")))
+
+
+@app.command()
+@one_line_errors
 def ablations(
     work: Annotated[Path, typer.Option(help="Where `ip2p miniature` left its pairs")] = Path("out/miniature"),
     out: Annotated[Path, typer.Option("--out", help="Where ablations.json goes")] = Path("data/results"),

@@ -32,6 +32,7 @@ from ip2p_lib.triplets.world import understood
 from ip2p_lib.unet import as_editor_unet
 
 STEPS, EDITS, EDIT_SEED = 1_000, 256, 905
+EDITING = replace(MINIATURE.edit, guidance_scale=1.5, image_guidance_scale=1.5)  # of every run on file
 EVERYTHING = FilterConfig(min_text=-1, min_direction=-1, min_image=-1, max_per_triplet=1)
 
 
@@ -119,7 +120,7 @@ class Study:
     def _scores(self, editor: Backbone) -> list[EditScore]:
         judge, clip = load_judge(MINIATURE), load_clip(MINIATURE)
         triplets = list(world_triplets(self.edits, EDIT_SEED, held_out=True))
-        steps = evaluate_edits(editor, judge, clip, triplets, MINIATURE.edit)
+        steps = evaluate_edits(editor, judge, clip, triplets, EDITING)
         return [score for score, *_ in tqdm(steps, total=len(triplets), desc="edits", unit="edit")]
 
 

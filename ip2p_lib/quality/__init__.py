@@ -4,6 +4,7 @@ from ip2p_lib.quality.filter import study_filter
 from ip2p_lib.quality.filter_tables import filter_tables
 from ip2p_lib.quality.goals import GOALS, LABELS, Goal, quality_table, replace_block
 from ip2p_lib.quality.measures import Quality, measure_all
+from ip2p_lib.quality.scales import scales_table, study_scales
 
 __all__ = [
     "GOALS",
@@ -14,5 +15,7 @@ __all__ = [
     "measure_all",
     "quality_table",
     "replace_block",
+    "scales_table",
     "study_filter",
+    "study_scales",
 ]
