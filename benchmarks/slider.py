@@ -16,6 +16,7 @@ from statistics import median
 from tqdm import tqdm
 
 from ip2p_lib import storage
+from ip2p_lib.presets import MINIATURE
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -54,7 +55,8 @@ def measure(screenshot: Path) -> list[float]:
         shown.wait_for_timeout(500)
         shown.screenshot(path=screenshot, clip={"x": 0, "y": 0, "width": 1100, "height": 840})
         shown.get_by_label("View").select_option("side by side")
-        for _ in range(15):  # down to 0, where there is room for fifty moves
+        to_zero = round(10 * MINIATURE.edit.guidance_scale)  # there is room for fifty moves above
+        for _ in range(to_zero):
             shown.locator(".widget-hslider .noUi-handle").first.press("ArrowLeft")
         time.sleep(3)
         taken = []
