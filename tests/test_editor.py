@@ -117,8 +117,11 @@ def test_a_place_on_the_map_opens(view):
     assert all("alt=" in cell.children[0].value for cell in cells)
     cells[3].children[1].click()
     wait_for(lambda: finished(view) == 2)
-    assert view.controls.guidance_scale.value == 3.0
-    assert view.controls.image_guidance_scale.value == 0.75
+    own = MINIATURE.edit
+    assert view.controls.guidance_scale.value == pytest.approx(2 * own.guidance_scale)
+    assert view.controls.image_guidance_scale.value == pytest.approx(
+        0.5 * own.image_guidance_scale, abs=0.005
+    )
 
 
 def test_an_edit_goes_on_from_another(view):

@@ -44,9 +44,13 @@ class System:
     slow: bool = False  # minutes for what others do in seconds
 
 
+# Image scales of the released metrics script, which edits with 1.5: in the same proportion to a preset's own.
+RELEASED_SWEEP = tuple(s / 1.5 for s in (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2))
+
+
 def spread(value: float, factors: Sequence[float]) -> tuple[float, ...]:
     """Values of a dial around its default."""
-    return tuple(round(value * f, 4) for f in factors)
+    return tuple(round(value * f, 2) for f in factors)
 
 
 def our_editor(editor: Backbone, config: EditConfig, *, dial: str = "s_I", batch_size: int = 32) -> System:
@@ -75,7 +79,7 @@ def our_editor(editor: Backbone, config: EditConfig, *, dial: str = "s_I", batch
         name="ours" if of_image else "ours-text",
         about="the editor, by its instruction" + ("" if of_image else ", text scale swept"),
         dial=dial,
-        values=(1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)  # the released metrics script's
+        values=spread(config.image_guidance_scale, RELEASED_SWEEP)
         if of_image
         else spread(config.guidance_scale, (0.5, 0.75, 1, 1.5, 2, 3, 4)),
         run=run,
