@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from ip2p_lib import cli
 from ip2p_lib.baselines import SYSTEMS
+from ip2p_lib.baselines.systems import RELEASED_SWEEP, spread
 from ip2p_lib.evaluation.cases import world_cases
 from ip2p_lib.evaluation.figures import LOOKS, draw, ranges, tradeoff, truth_curve
+from ip2p_lib.presets import MINIATURE
 from ip2p_lib.scenes.world import KINDS
 
 
@@ -66,6 +68,10 @@ def test_the_ends_of_the_scale_are_measured_and_a_second_run_continues(tmp_path)
     assert "holds results of another configuration" in other.output
 
 
+def test_at_the_released_scale_the_sweep_is_the_released_one():
+    assert spread(1.5, RELEASED_SWEEP) == (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)
+
+
 @pytest.mark.slow
 def test_every_dial_is_swept_and_compared(tmp_path):
     """The shipped models, two edits at two points: all parts of the result are there."""
@@ -84,8 +90,9 @@ def test_every_dial_is_swept_and_compared(tmp_path):
     )
     assert page.read_text().count("![") == len(marks)
     found = json.loads((tmp_path / "tradeoff.json").read_text())
+    ours = spread(MINIATURE.edit.image_guidance_scale, RELEASED_SWEEP)
     assert [(p["system"], p["dial"]) for p in found["points"]] == [
-        ("ours", 1.0), ("ours", 2.2), ("sdedit", 0.1), ("sdedit", 0.9), ("prompt-to-prompt", 0.0),
+        ("ours", ours[0]), ("ours", ours[-1]), ("sdedit", 0.1), ("sdedit", 0.9), ("prompt-to-prompt", 0.0),
         ("prompt-to-prompt", 1.1), ("truth", 0.0),
     ]  # fmt: skip
     assert [c["against"] for c in found["compared"]] == ["sdedit"]
