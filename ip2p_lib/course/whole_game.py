@@ -22,7 +22,7 @@ from ip2p_lib.backbone import (
 )  # fmt: skip
 from ip2p_lib.course.figures import GREEN, RED, Cell, Section, contact_sheet, save_picture, write_page
 from ip2p_lib.dataset import open_dataset
-from ip2p_lib.evaluation import EditScore, bootstrap, bootstrap_ratio, evaluate_edits, pairs_exact
+from ip2p_lib.evaluation import EditScore, bootstrap, distance_ratio, evaluate_edits, pairs_exact
 from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import candidate_shards, read_shard, synthesise
 from ip2p_lib.presets import MINIATURE, Preset
@@ -185,7 +185,7 @@ class WholeGame:
         self.metrics["edits"] = EDITS
         self.metrics["edit_exact"] = asdict(bootstrap([s.exact for s in scores]))
         self.metrics["edit_requested"] = asdict(bootstrap([s.requested for s in scores]))
-        ratio = bootstrap_ratio([s.l1 for s in scores], [s.unedited_l1 for s in scores])
+        ratio = distance_ratio(scores)
         self.metrics["edit_l1_over_unedited_l1"] = asdict(ratio)
         rows = []
         for triplet, (score, before, after, truth) in zip(triplets, edited, strict=True):

@@ -12,7 +12,7 @@ from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, ClipEncoder
 from ip2p_lib.diffusion import euler_ancestral
 from ip2p_lib.editing import edit
-from ip2p_lib.evaluation.intervals import Measure, values_by_kind
+from ip2p_lib.evaluation.intervals import Measure, bootstrap_ratio, values_by_kind
 from ip2p_lib.guidance import single_guidance
 from ip2p_lib.judge import Judge, Verdict, read_attributes
 from ip2p_lib.presets import EditConfig
@@ -210,6 +210,11 @@ def _score_group(
 def by_kind(scores: Sequence[EditScore]) -> dict[str, Measure]:
     """Exact edits by kind of edit, for the kinds that occur."""
     return values_by_kind([s.kind for s in scores], [s.exact for s in scores])
+
+
+def distance_ratio(scores: Sequence[EditScore]) -> Measure:
+    """Mean distance to the exact answer over that of the unedited picture."""
+    return bootstrap_ratio([s.l1 for s in scores], [s.unedited_l1 for s in scores])
 
 
 def different_captions(scenes: Sequence[Scene], count: int) -> tuple[list[Scene], list[str]]:

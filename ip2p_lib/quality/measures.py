@@ -23,9 +23,9 @@ from ip2p_lib.evaluation import (
     Measure,
     all_attributes_right,
     bootstrap,
-    bootstrap_ratio,
     by_kind,
     different_captions,
+    distance_ratio,
     evaluate_edits,
     psnr,
     recall_at_1,
@@ -161,7 +161,7 @@ class Quality:
         restored = self.edited(replace(self.preset.edit, restore_detail=True))
         self.details["editor_with_detail"] = {
             "exact": asdict(bootstrap([s.exact for s in restored])),
-            "l1_over_unedited_l1": asdict(_distance(restored)),
+            "l1_over_unedited_l1": asdict(distance_ratio(restored)),
         }
         return bootstrap([s.exact for s in self.edits])
 
@@ -171,11 +171,7 @@ class Quality:
 
     def editor_l1_over_unedited_l1(self) -> Measure:
         """Distance to the exact answer over the unedited picture's."""
-        return _distance(self.edits)
-
-
-def _distance(scores: list[EditScore]) -> Measure:
-    return bootstrap_ratio([s.l1 for s in scores], [s.unedited_l1 for s in scores])
+        return distance_ratio(self.edits)
 
 
 def measure_all(

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from ip2p_lib import storage
 from ip2p_lib.backbone import Backbone, load_clip, load_editor, load_judge, weights_mark
-from ip2p_lib.evaluation import EditScore, bootstrap, bootstrap_ratio, evaluate_edits
+from ip2p_lib.evaluation import EditScore, bootstrap, distance_ratio, evaluate_edits
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.evaluation.tables import markdown_table, measure_text
 from ip2p_lib.guidance import Branches
@@ -37,25 +37,26 @@ def study_scales(
     triplets = list(world_triplets(edits, SEED, held_out=True))
     head = {"seed": SEED, "edits": edits, "mark": _mark(editor, preset.edit)}
     before: dict[str, Any] = storage.read_json(path) if path.exists() else {}
-    known = before.get("scales", []) if head.items() <= before.items() else []
-    rows = []
+    known = before["scales"] if head.items() <= before.items() else []
+    rows = {(r["guidance_scale"], r["image_guidance_scale"]): r for r in known}
     for text, image in scales:
-        row = next(
-            (r for r in known if (r["guidance_scale"], r["image_guidance_scale"]) == (text, image)), None
-        )
-        if row is None:
+        if (text, image) not in rows:
             config = replace(preset.edit, guidance_scale=text, image_guidance_scale=image)
             steps = evaluate_edits(editor, judge, clip, triplets, config)
             bar = tqdm(steps, total=edits, desc=f"s_T {text:g}, s_I {image:g}", unit="edit")
-            row = summed_up([score for score, *_ in bar], config)
-        rows.append(row)
-        result = {**head, "command": "ip2p study-scales", "commit": storage.commit(), "scales": rows}
+            rows[text, image] = summed_up([score for score, *_ in bar], config)
+        result = {
+            **head,
+            "command": "ip2p study-scales",
+            "commit": storage.commit(),
+            "scales": [rows[s] for s in scales if s in rows],
+        }
         storage.write_json(path, result)
-        yield f"s_T {text:g}, s_I {image:g}: exact {measure_text(row['exact'])}"
+        yield f"s_T {text:g}, s_I {image:g}: exact {measure_text(rows[text, image]['exact'])}"
 
 
 def _mark(editor: Backbone, config: EditConfig) -> str:
-    """Of all that a result depends on besides the scales."""
+    """Of the editor and its settings but the scales."""
     settings = {k: v for k, v in asdict(config).items() if not k.endswith("guidance_scale")}
     return storage.fingerprint([f"{weights_mark(editor.unet):.6g}", settings])
 
@@ -63,14 +64,13 @@ def _mark(editor: Backbone, config: EditConfig) -> str:
 def summed_up(scores: Sequence[EditScore], config: EditConfig) -> dict[str, Any]:
     """One pair of scales: what it costs, and what comes of it."""
     scales = config.guidance_scale, config.image_guidance_scale
-    distance = bootstrap_ratio([s.l1 for s in scores], [s.unedited_l1 for s in scores])
     return {
         "guidance_scale": scales[0],
         "image_guidance_scale": scales[1],
         "predictions": len(Branches.of(*([s] for s in scales)).weights),
         "exact": plain(bootstrap([s.exact for s in scores])),
         "requested": plain(bootstrap([s.requested for s in scores])),
-        "l1_over_unedited_l1": plain(distance),
+        "l1_over_unedited_l1": plain(distance_ratio(scores)),
     }
 
 
