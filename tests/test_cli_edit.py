@@ -119,7 +119,7 @@ def test_a_folder_without_pictures_or_with_one_name_twice_is_refused(edit, photo
 def test_the_grid_shows_sixteen_points_and_the_strip_ends_with_the_edit(edit, photo, tmp_path):
     out = tmp_path / "e.png"
     assert edit(photo, "make it night", "--out", out, "--grid", "--strip", 9, steps=4).exit_code == 0
-    grid, strip = (Image.open(tmp_path / f"e-{n}.png") for n in ("grid", "strip"))
+    grid, strip = (images.open_picture(tmp_path / f"e-{n}.png") for n in ("grid", "strip"))
     assert grid.width == 4 * (112 + 8) + 8
     assert strip.width == 4 * (112 + 8) + 8  # no more frames than steps
     edited = images.open_picture(out)
