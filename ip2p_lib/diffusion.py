@@ -10,6 +10,18 @@ from torch import Tensor
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
+def prediction_type(scheduler: Any) -> str:
+    """What the network predicts that a diffusers scheduler belongs to.
+
+    Raises:
+        ValueError: neither epsilon nor v_prediction.
+    """
+    kind = scheduler.config.prediction_type
+    if kind not in PREDICTIONS:
+        raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}; got {kind!r}")
+    return kind
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Cumulative signal fractions of a discrete diffusion, and what its network predicts.
@@ -27,10 +39,7 @@ class Schedule:
         Raises:
             ValueError: its prediction type is neither epsilon nor v_prediction.
         """
-        kind = scheduler.config.prediction_type
-        if kind not in PREDICTIONS:
-            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}; got {kind!r}")
-        return cls(scheduler.alphas_cumprod.float(), kind)
+        return cls(scheduler.alphas_cumprod.float(), prediction_type(scheduler))
 
     @property
     def num_train_timesteps(self) -> int:
@@ -119,9 +128,15 @@ def ancestral_step(sigma: float, sigma_next: float) -> tuple[float, float]:
     return (sigma_next**2 - up**2) ** 0.5, up
 
 
-def denoised_from(output: Tensor, latents: Tensor, sigma: float, prediction_type: str) -> Tensor:
-    """Estimate of the clean latents from the network's answer at noise level `sigma`."""
-    if prediction_type == "epsilon":
+def denoised_from(output: Tensor, latents: Tensor, sigma: float, kind: str) -> Tensor:
+    """Estimate of the clean latents, (B, C, h, w).
+
+    Args:
+        output: the network's answer, (B, C, h, w), to `latents` scaled to unit variance.
+        latents: clean latents plus `sigma` times noise.
+        kind: what the network predicts, epsilon or v_prediction.
+    """
+    if kind == "epsilon":
         return latents - sigma * output
     scale = 1 / (sigma**2 + 1)
     return latents * scale - output * sigma * scale**0.5
@@ -152,7 +167,7 @@ def euler_ancestral(
         first_step, start: begin inside the schedule, from clean latents `start` noised to that level.
     """
     sigmas, timesteps = sampling_sigmas(scheduler, num_inference_steps)
-    kind = scheduler.config.prediction_type
+    kind = prediction_type(scheduler)
     latents = seeded_noise(seeds, shape).to(device) * float(sigmas[first_step])
     if start is not None:
         latents = latents + start

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from ip2p_lib import storage
+from ip2p_lib import records, storage
 
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 20  # beyond, rounding the short side up makes the long one enormous
@@ -193,7 +193,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe in an edited PNG.
 
     Raises:
-        ValueError: the file carries none.
+        ValueError: the file carries none, or one whose fields are of other kinds than `records.Recipe`'s.
     """
     try:
         with Image.open(path) as image:
@@ -202,4 +202,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must be a picture with a recipe, but: {error}") from error
     if not isinstance(text, str):
         raise ValueError(f"{path} must carry a recipe, found none; was it written by `ip2p edit`?")
-    return json.loads(text)
+    try:
+        return records.checked_recipe(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must carry a recipe as `ip2p edit` writes it, but: {error}") from error

@@ -179,7 +179,11 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditConfig:
-    """Defaults of an edit: timothybrooks/instruct-pix2pix@0dffd1e, edit_cli.py."""
+    """Defaults of an edit: timothybrooks/instruct-pix2pix@0dffd1e, edit_cli.py.
+
+    Raises:
+        ValueError: a count is below 1; scales and sampler are looked at where they are used.
+    """
 
     guidance_scale: float = 7.5
     image_guidance_scale: float = 1.5
@@ -188,6 +192,11 @@ class EditConfig:
     resolution: int = 512
     multiple: int = 64  # sides are whole multiples of this many pixels
     restore_detail: bool = False  # deviation: put back what the autoencoder loses where nothing changed
+
+    def __post_init__(self) -> None:
+        for name in ("num_inference_steps", "resolution", "multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"EditConfig.{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +211,7 @@ class Preset:
     language_model: str = ""  # what becomes a writer
     seed_triplets: str = ""  # by being fine-tuned on these
     writer: str = ""  # language model that writes triplets
+    examples: int = 0  # seed triplets that this writer is shown in its prompt
     manifest: str = ""  # folder whose checksums guard the weights; empty for none
     is_planned: bool = False  # whether `memory_plan` counts networks of these sizes
     write: WriteConfig = field(default_factory=WriteConfig)
@@ -252,7 +262,8 @@ FULL = Preset(
     captions="ChristophSchuhmann/improved_aesthetics_6.5plus",
     language_model="Qwen/Qwen2.5-7B",
     seed_triplets=str(DATA / "triplets" / "photographs_and_art.jsonl"),
-    writer="Qwen/Qwen2.5-7B",  # with worked examples in the prompt, until one of your own is fine-tuned
+    writer="Qwen/Qwen2.5-7B",  # a base model, so it is shown how, until one of your own is fine-tuned
+    examples=12,
 )
 
 PRESETS = {p.name: p for p in (MINIATURE, FULL)}

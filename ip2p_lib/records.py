@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def read_triplets(path: Path) -> Iterator[Triplet]:
                 if not isinstance(row, dict):
                     raise ValueError(f"must be an object, got {type(row).__name__}")
                 yield Triplet.from_row(row, f"{index:07d}")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path} line {index + 1}: {error}") from error
 
 
@@ -136,3 +136,19 @@ class Recipe:
     source: str = ""  # digest of the input picture
     sampler: str = "euler_ancestral"
     restore_detail: bool = False  # whether what the autoencoder loses was put back
+
+
+def checked_recipe(row: Any) -> dict[str, Any]:
+    """A recipe, or part of one, as it was read from a file.
+
+    Raises:
+        ValueError: it is no object, or a field is of another kind than `Recipe`'s.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"a recipe must be an object, got {type(row).__name__}")
+    for known in fields(Recipe):
+        value, kind = row.get(known.name), known.type
+        fits = isinstance(value, (int, float) if kind is float else kind)  # type: ignore[arg-type]
+        if known.name in row and (not fits or (kind is not bool and isinstance(value, bool))):
+            raise ValueError(f"{known.name} must be of kind {kind.__name__}, got {value!r:.60}")  # type: ignore[union-attr]
+    return row

@@ -12,7 +12,15 @@ from diffusers import (
 )
 from torch import Tensor
 
-from ip2p_lib.diffusion import Denoiser, Step, euler_ancestral, sampling_sigmas, seeded_noise
+from ip2p_lib.diffusion import (
+    Denoiser,
+    Step,
+    denoised_from,
+    euler_ancestral,
+    prediction_type,
+    sampling_sigmas,
+    seeded_noise,
+)
 
 # Timesteps are spaced evenly from the noisiest on, so that few steps begin at pure noise too.
 OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -115,10 +123,8 @@ def sample(
 def clean_estimate(output: Tensor, scaled: Tensor, trained: Any, timestep: int) -> Tensor:
     """What the network takes the clean latents for, given its input of unit variance."""
     kept = float(trained.alphas_cumprod[timestep])
-    signal, noise = kept**0.5, (1 - kept) ** 0.5
-    if trained.config.prediction_type == "epsilon":
-        return (scaled - noise * output) / signal
-    return signal * scaled - noise * output
+    sigma = ((1 - kept) / kept) ** 0.5
+    return denoised_from(output, scaled * (sigma**2 + 1) ** 0.5, sigma, prediction_type(trained))
 
 
 def _level(scheduler: Any, index: int) -> float:

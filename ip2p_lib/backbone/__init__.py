@@ -1,6 +1,7 @@
 """Models: the only place that loads weights and chooses device and dtype."""
 
-from ip2p_lib.backbone.clip import ClipEncoder, build_clip, load_clip, weights_mark
+from ip2p_lib.backbone.clip import ClipEncoder, build_clip, load_clip
+from ip2p_lib.backbone.files import weights_mark
 from ip2p_lib.backbone.language import LanguageModel, load_language_model, load_writer
 from ip2p_lib.backbone.loading import (
     load_backbone,

@@ -10,14 +10,9 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from ip2p_lib import storage
-from ip2p_lib.backbone.files import component, fill, frozen
+from ip2p_lib.backbone.files import component, fill, frozen, weights_mark
 from ip2p_lib.presets import Preset
 from ip2p_lib.storage import first_line
-
-
-def weights_mark(module: nn.Module) -> float:
-    """Sum of all weights' magnitudes, to six digits: differs between any two trainings."""
-    return float(f"{sum(p.detach().double().abs().sum().item() for p in module.parameters()):.6g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class ClipEncoder:
     @property
     def mark(self) -> str:
         """Short digest of weights and preprocessing: scores of equal marks can be compared."""
-        return storage.fingerprint([self.size, self.mean, self.std, f"{weights_mark(self.model):.6g}"])
+        return storage.fingerprint([self.size, self.mean, self.std, weights_mark(self.model)])
 
 
 def build_clip(config: dict[str, Any]) -> nn.Module:
@@ -81,8 +76,12 @@ def _published_clip(name: str, device: torch.device | str) -> ClipEncoder:
     import open_clip
 
     architecture, _, tag = name.partition("/")
+    trained = (open_clip.get_pretrained_cfg(architecture, tag) if tag else None) or {}
     try:
-        model = open_clip.create_model(architecture, pretrained=tag or None)
+        # OpenAI's weights want another activation than the architecture's own; open_clip by itself only warns.
+        model = open_clip.create_model(
+            architecture, pretrained=tag or None, force_quick_gelu=bool(trained.get("quick_gelu"))
+        )
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"CLIP {name} is neither in the cache nor reachable; pass a folder with open_clip_config.json"
@@ -93,6 +92,6 @@ def _published_clip(name: str, device: torch.device | str) -> ClipEncoder:
         frozen(model, device),
         open_clip.get_tokenizer(architecture),
         size[0] if isinstance(size, tuple) else size,
-        open_clip.OPENAI_DATASET_MEAN,
-        open_clip.OPENAI_DATASET_STD,
+        tuple(trained.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+        tuple(trained.get("std", open_clip.OPENAI_DATASET_STD)),
     )

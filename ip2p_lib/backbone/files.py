@@ -1,5 +1,6 @@
 """Weights read from disk or hub: safetensors alone, each fault in one line."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,12 @@ def fill(module: nn.Module, path: Path) -> None:
 def frozen(model: Any, device: torch.device | str) -> Any:
     """The model on a device, for use alone."""
     return model.to(device).eval().requires_grad_(False)
+
+
+def weights_mark(module: nn.Module) -> str:
+    """Digest of all weights with their names, shapes and dtype: equal marks, equal networks."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

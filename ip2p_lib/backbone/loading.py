@@ -27,7 +27,7 @@ PARTS = {
 def pick_device() -> tuple[torch.device, torch.dtype, str]:
     """Device, dtype and the reason: bf16 on a GPU that has it, else fp16; fp32 on a CPU."""
     if torch.cuda.is_available():
-        if torch.cuda.is_bf16_supported():
+        if torch.cuda.is_bf16_supported(including_emulation=False):  # emulated bf16 is slow
             return torch.device("cuda"), torch.bfloat16, "a GPU with bf16"
         return torch.device("cuda"), torch.float16, "a GPU without bf16"
     return torch.device("cpu"), torch.float32, "no GPU found"

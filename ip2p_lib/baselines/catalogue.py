@@ -14,22 +14,27 @@ from ip2p_lib.presets import Preset
 
 
 class Models:
-    """A preset's models; `model` names another editor."""
+    """A preset's models; `model` names another editor. CLIP, which measures, stays in float32."""
 
     def __init__(
-        self, preset: Preset, *, model: str | None = None, device: torch.device | str = "cpu"
+        self,
+        preset: Preset,
+        *,
+        model: str | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.preset, self.model, self.device = preset, model, device
+        self.preset, self.model, self.device, self.dtype = preset, model, device, dtype
 
     @cached_property
     def base(self) -> Backbone:
         """Text-to-image."""
-        return load_text_to_image(self.preset, device=self.device)
+        return load_text_to_image(self.preset, device=self.device, dtype=self.dtype)
 
     @cached_property
     def editor(self) -> Backbone:
         """The editor under test."""
-        return load_editor(self.preset, self.model, device=self.device)
+        return load_editor(self.preset, self.model, device=self.device, dtype=self.dtype)
 
     @cached_property
     def clip(self) -> ClipEncoder:

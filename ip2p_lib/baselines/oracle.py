@@ -6,12 +6,12 @@ picture that it did not make. Its measures compare its own source with its own t
 
 from collections.abc import Sequence
 
-import torch
 from PIL import Image
 
 from ip2p_lib import images, storage
 from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.baselines.systems import Edited, System
+from ip2p_lib.fitting import Room
 from ip2p_lib.pairs import Candidate, blocks, pair_latents
 from ip2p_lib.records import Triplet
 
@@ -33,21 +33,23 @@ def prompt_to_prompt(
     def run(
         pictures: Sequence[Image.Image], triplets: Sequence[Triplet], value: float, seeds: Sequence[int]
     ) -> list[Edited]:
-        out: list[Edited] = []
         candidates = [
             Candidate(t, 0, seed, value, guidance_scale) for t, seed in zip(triplets, seeds, strict=True)
         ]
         size = {p.width for p in pictures}
         if len(size) != 1:
             raise ValueError(f"pictures of a batch must share one width, got {sorted(size)}")
-        for block in blocks(candidates, batch_size):
+
+        def painted(block: Sequence[Candidate]) -> list[Edited]:
             latents = pair_latents(
                 base, block, num_inference_steps=num_inference_steps, size=pictures[0].width
             )
-            painted = images.to_pictures(base.decode_latents(torch.cat(latents)))
-            half = len(block)
-            out += [Edited(b, a) for a, b in zip(painted[:half], painted[half:], strict=True)]
-        return out
+            before, after = (images.to_pictures(base.decode_latents(z)) for z in latents)
+            return [Edited(b, a) for a, b in zip(before, after, strict=True)]
+
+        room = Room("pairs")
+        parts = (p for block in blocks(candidates, batch_size) for p in room.parts(painted, block))
+        return [one for part in parts for one in part]
 
     return System(
         name="prompt-to-prompt",

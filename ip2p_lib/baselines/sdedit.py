@@ -10,6 +10,7 @@ from ip2p_lib import images, storage
 from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.baselines.systems import Edited, System
 from ip2p_lib.diffusion import Denoiser, euler_ancestral, seeded_noise
+from ip2p_lib.fitting import Room
 from ip2p_lib.guidance import single_guidance
 from ip2p_lib.records import Triplet
 from ip2p_lib.samplers import check_sampler, make_scheduler
@@ -137,10 +138,10 @@ def sdedit(
         pictures: Sequence[Image.Image], triplets: Sequence[Triplet], value: float, seeds: Sequence[int]
     ) -> list[Edited]:
         captions = [{"output": t.output, "edit": t.edit, "none": ""}[text] for t in triplets]
-        out: list[Edited] = [Edited(p) for p in pictures]
-        for rows in images.by_size(pictures, batch_size):
+
+        def edited(rows: Sequence[int]) -> list[Image.Image]:
             clean = base.latent_moments(images.to_tensor([pictures[r] for r in rows]))[0]
-            edited = sdedit_latents(
+            latents = sdedit_latents(
                 base,
                 clean,
                 [captions[r] for r in rows],
@@ -150,7 +151,12 @@ def sdedit(
                 num_inference_steps=num_inference_steps,
                 sampler=sampler,
             )
-            for r, picture in zip(rows, images.to_pictures(base.decode_latents(edited)), strict=True):
+            return images.to_pictures(base.decode_latents(latents))
+
+        out: list[Edited] = [Edited(p) for p in pictures]
+        for rows in images.by_size(pictures, batch_size):
+            found = [p for part in Room("edits").parts(edited, rows) for p in part]
+            for r, picture in zip(rows, found, strict=True):
                 out[r] = Edited(picture)
         return out
 

@@ -40,7 +40,8 @@ def benchmark(
     turns = read_turns(folder)
     writable(out.parent)
     quiet()
-    models = Models(chosen, model=model, device=pick_device()[0])
+    device, dtype, _ = pick_device()
+    models = Models(chosen, model=model, device=device, dtype=dtype)
     one = system(name, models)
     usual = chosen.edit.image_guidance_scale if one.dial == "s_I" else one.values[len(one.values) // 2]
     value = usual if at is None else at

@@ -131,8 +131,8 @@ class _Study:
         from ip2p_lib.evaluation.sweep import Instruments
         from ip2p_lib.presets import preset as find
 
-        chosen, (device, _, _) = find(preset), pick_device()
-        models = Models(chosen, model=model, device=device)
+        chosen, (device, dtype, _) = find(preset), pick_device()
+        models = Models(chosen, model=model, device=device, dtype=dtype)
         self.systems = {name: system(name, models) for name in dict.fromkeys(names)}
         self.measured: dict[str, list[float]] = {}
         self.out, self.seed, self.counts = out, seed, (edits, slow_edits)

@@ -109,13 +109,13 @@ class _Study:
         from ip2p_lib.evaluation.sweep import Instruments
         from ip2p_lib.presets import preset as find
 
-        chosen, device = find(preset), pick_device()[0]
+        chosen, (device, dtype, _) = find(preset), pick_device()
         if not chosen.manifest:
             raise ValueError(
                 f"limits are measured by exact answers and a judge, and preset {preset} has none"
             )
         self.learned = learned
-        self.models = Models(chosen, model=model, device=device)
+        self.models = Models(chosen, model=model, device=device, dtype=dtype)
         self.config = chosen.edit
         self.judge = load_judge(chosen, device=device)
         self.instruments = Instruments(self.models.clip, self.judge, chosen.edit)

@@ -43,8 +43,12 @@ def triplets(
         bool, typer.Option(help="Ask the server's moderation endpoint about every text")
     ] = False,
     examples: Annotated[
-        int, typer.Option(help="Seed triplets shown in the prompt, for a model not fine-tuned")
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Seed triplets shown in the prompt, for a model not fine-tuned; default for the preset's own"
+            " writer what it needs, else 0"
+        ),
+    ] = None,
     shard: Annotated[str, typer.Option(help="Part of the captions to deal with, index/count")] = "0/1",
     temperature: float | None = None,
     attempts: Annotated[int | None, typer.Option(help="Per caption")] = None,
@@ -79,7 +83,12 @@ def triplets(
     rows = read_captions(source, seed=seed)
     writable(out.parent)
     quiet()
-    rules = _rules(chosen.seed_triplets, examples)
+    if moderation and server is None:
+        raise ValueError(
+            "--moderation asks a server's endpoint, so it goes with --server, which was not given"
+        )
+    own = chosen.examples if writer is None and server is None else 0
+    rules = _rules(chosen.seed_triplets, own if examples is None else examples)
     if server is None:
         write, name = _local(chosen, writer, config)
     else:
@@ -104,12 +113,14 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _rules(seed_triplets: str, examples: int) -> "Rules":
-    from itertools import islice
-
+    """So many seed triplets from all over the file, whose neighbours resemble each other."""
     from ip2p_lib.records import read_triplets
     from ip2p_lib.triplets.writing import Rules
 
-    return Rules(examples=tuple(islice(read_triplets(Path(seed_triplets)), examples)))
+    found = list(read_triplets(Path(seed_triplets))) if examples else []
+    if not 0 <= examples <= max(len(found), 0):
+        raise ValueError(f"--examples must lie in 0..{len(found)}, got {examples}")
+    return Rules(examples=tuple(found[i * len(found) // examples] for i in range(examples)))
 
 
 def _local(chosen: Any, writer: str | None, config: "WriteConfig") -> tuple["Writer", str]:

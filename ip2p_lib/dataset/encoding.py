@@ -1,6 +1,5 @@
 """The latent cache: every pair encoded once, both ways round, kept on disk shard by shard."""
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ip2p_lib import images, storage
-from ip2p_lib.backbone import Backbone
+from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.dataset.reading import GROUP, Shard
 from ip2p_lib.dataset.rows import Pair
 from ip2p_lib.fitting import Room
@@ -71,12 +70,8 @@ class JoinedArray:
 
 def autoencoder_mark(backbone: Backbone) -> str:
     """Digest of what decides the latents: the autoencoder's weights, their dtype, and its configuration."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(backbone.vae.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     config = {n: v for n, v in dict(backbone.vae.config).items() if not n.startswith("_")}
-    return storage.fingerprint([digest.hexdigest(), config])
+    return storage.fingerprint([weights_mark(backbone.vae), config])
 
 
 def boxes(prompt: str, number: int, crops: int, resolution: int) -> list[Box]:

@@ -45,10 +45,11 @@ def comparison(ours: Curve, theirs: Curve, across: str = "direction") -> dict[st
     Args:
         across: name of the first axis.
     """
-    points = compare(ours, theirs)
+    points, shared = compare(ours, theirs), [i for i in ours.ids if i in set(theirs.ids)]
+    ours, theirs = ours.only(shared), theirs.only(shared)  # as they are compared
     return {
         "against": theirs.name,
-        "edits": len(set(ours.ids) & set(theirs.ids)),
+        "edits": len(shared),
         "our_reach": [round(v, 4) for v in ours.reach],
         "their_reach": [round(v, 4) for v in theirs.reach],
         "points": [_told(p, across) for p in points],
@@ -83,8 +84,9 @@ def report(systems: Mapping[str, Points], own_sources: Sequence[str] = ()) -> di
         own_sources: systems that painted their inputs, whose results are not edits of the same pictures.
     """
     same = {name: points for name, points in systems.items() if name not in own_sources}
-    rows = [r for points in same.values() for group in points.values() for r in group]
-    shares, worst = wrong_preferences(same)
+    editing = {name: points for name, points in same.items() if len(points) > 1}  # anchors would flatter CLIP
+    rows = [r for points in editing.values() for group in points.values() for r in group]
+    shares, worst = wrong_preferences(editing)
     return {
         "points": [point(n, dial, group) for n, points in systems.items() for dial, group in points.items()],
         "compared": compared(same),

@@ -58,7 +58,7 @@ def study_scales(
 def _mark(editor: Backbone, config: EditConfig) -> str:
     """Of the editor and its settings but the scales."""
     settings = {k: v for k, v in asdict(config).items() if not k.endswith("guidance_scale")}
-    return storage.fingerprint([f"{weights_mark(editor.unet):.6g}", settings])
+    return storage.fingerprint([weights_mark(editor.unet), settings])
 
 
 def summed_up(scores: Sequence[EditScore], config: EditConfig) -> dict[str, Any]:
