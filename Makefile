@@ -65,7 +65,8 @@ ablations: $(INSTALLED)
 	$(BIN)/ip2p ablations --figure docs/images/ablations.png --page docs/ablations.md
 
 figures: $(INSTALLED)
-	$(BIN)/ip2p evaluate --figures docs/images --page docs/evaluation.md
+	$(BIN)/ip2p evaluate --systems ours,sdedit,sdedit-instruction,no-text,text2live,nothing,truth --edits 512 --slow-edits 192 \
+	  --points 5 --figures docs/images --page docs/evaluation.md
 	$(BIN)/ip2p limits --figures docs/images --page docs/limits.md
 
 # Pins that still fit are kept; uv reads them from the file that it writes.

@@ -104,6 +104,7 @@ def sample(
         ValueError: the name or the number of steps is not usable.
     """
     check_sampler(name)
+    prediction_type(trained)
     common = {"seeds": seeds, "shape": shape, "num_inference_steps": num_inference_steps, "device": device}
     if name == "euler_ancestral":
         yield from euler_ancestral(predict, trained, **common)  # type: ignore[arg-type]

@@ -1,10 +1,12 @@
 """Loading: real formats in, one clear refusal for everything that is missing, damaged, altered or of another kind."""
 
+import copy
 import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 
@@ -212,6 +214,33 @@ def test_a_preset_without_a_world_has_no_judge(saved):
         models.load_judge(FULL)
     with pytest.raises(FileNotFoundError, match="has no judge"):
         models.load_judge(preset_of(saved))
+
+
+def test_openais_clip_is_built_with_the_activation_its_weights_were_trained_with(monkeypatch):
+    kinds = []
+    create = open_clip.create_model
+
+    def untrained(name, pretrained=None, **options):
+        model = create(name, **options)
+        kinds.append({type(m).__name__ for m in model.modules() if "GELU" in type(m).__name__})
+        return model
+
+    monkeypatch.setattr(open_clip, "create_model", untrained)
+    for tag in ("openai", "laion2b_s34b_b79k"):
+        clip = models.load_clip(replace(FULL, clip=f"ViT-B-32/{tag}"))
+        assert clip.mean == tuple(open_clip.get_pretrained_cfg("ViT-B-32", tag)["mean"])
+    assert kinds == [{"QuickGELU"}, {"GELU"}]
+
+
+def test_a_mark_sees_signs_order_and_precision():
+    layer = torch.nn.Linear(3, 2)
+    others = [copy.deepcopy(layer) for _ in range(3)]
+    with torch.no_grad():
+        others[0].weight.neg_()
+        others[1].weight.copy_(layer.weight.flip(1))
+    others[2].half()
+    assert len({models.weights_mark(m) for m in (layer, *others)}) == 4
+    assert models.weights_mark(copy.deepcopy(layer)) == models.weights_mark(layer)
 
 
 def test_the_device_is_chosen_with_a_reason():

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from ip2p_lib import cli, images
 from ip2p_lib.cli import face
-from ip2p_lib.presets import MINIATURE
+from ip2p_lib.cli.triplets import _rules
+from ip2p_lib.presets import FULL, MINIATURE
 from ip2p_lib.records import read_triplets
 from ip2p_lib.unet import save_pipeline
 
@@ -116,7 +117,7 @@ REFUSED = [
     ((*EDIT, "--steps", "0"), "num_inference_steps must lie in 1..1000, got 0"),
     ((*EDIT, "--model", "{}/base"), "is it a text-to-image model?"),
     ((*EDIT, "--out", "{}/text.png/below/e.png"), "output folder must be writable"),
-    ((*EDIT, "--out", "{}/empty"), "empty"),
+    ((*EDIT, "--out", "{}/e.jpg"), "must end in .png"),
     (("edit", "{}/picture.png", "", "--model", "{}/editor", "--out", "{}/out/e.png"), "must contain words"),
     (("edit", "{}/picture.png", "bzwqk xkcdvf", "--model", "{}/editor", "--out", "{}/out/e.png"), "unknown here"),
     (("miniature", "--only", "nonsense", "--work", "{}/out", "--out", "{}/out"), "stage must be one of vae"),
@@ -255,6 +256,28 @@ def test_the_stages_follow_each_other_and_a_second_run_continues(place):
     assert len(made) > 6
 
 
+def test_a_stopped_run_gives_the_editor_of_its_last_checkpoint_and_a_card_of_all_its_parts(
+    place, pair_folder
+):
+    train = ("train", "--data", pair_folder, "--model", place / "base", "--batch-size", 1, "--decay-steps", 0,
+             "--checkpoint-every", 1, "--sheet-every", 0)  # fmt: skip
+    assert ip2p(*train, "--out", place / "short", "--steps", 1).exit_code == 0
+    stopped = place / "stopped"
+    assert ip2p(*train, "--out", stopped, "--steps", 1).exit_code == 0
+    shutil.rmtree(stopped / "editor")
+    assert ip2p(*train, "--out", stopped, "--steps", 3, "--save-only").exit_code == 0
+    weights = "editor/unet/diffusion_pytorch_model.safetensors"
+    assert (stopped / weights).read_bytes() == (place / "short" / weights).read_bytes()
+    for _ in range(2):  # the second finds nothing left to do
+        assert ip2p(*train, "--out", stopped, "--steps", 3).exit_code == 0
+        card = (stopped / "editor" / "README.md").read_text("utf-8")
+        assert "around step 1, " in card
+        assert "around step 3." in card
+        assert "nan" not in card
+    result = ip2p(*train, "--out", place / "none", "--save-only")
+    assert "must hold a checkpoint, but has none; train first" in result.stderr
+
+
 def test_training_again_with_other_settings_is_refused(place, pair_folder):
     train = (
         "train",
@@ -271,3 +294,20 @@ def test_training_again_with_other_settings_is_refused(place, pair_folder):
     result = ip2p(*train, "--steps", 1, "--seed", 3)
     assert result.exit_code == 1
     assert "another configuration" in result.stderr
+
+
+def test_moderation_without_a_server_to_ask_is_refused(tmp_path):
+    result = ip2p("triplets", "--out", tmp_path / "t.jsonl", "--moderation")
+    assert result.exit_code == 1
+    assert "--moderation asks a server's endpoint, so it goes with --server" in result.stderr
+
+
+def test_worked_examples_come_from_all_over_the_file():
+    every = list(read_triplets(Path(FULL.seed_triplets)))
+    places = [every.index(t) for t in _rules(FULL.seed_triplets, FULL.examples).examples]
+    assert len(places) == FULL.examples == 12
+    assert places == sorted(set(places))
+    assert places[-1] > 0.9 * len(every)
+    assert _rules(FULL.seed_triplets, 0).examples == ()
+    with pytest.raises(ValueError, match=rf"--examples must lie in 0\.\.{len(every)}, got 9999"):
+        _rules(FULL.seed_triplets, 9999)

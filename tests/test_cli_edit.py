@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 from ip2p_lib import cli, images
@@ -71,7 +72,28 @@ def test_a_recipe_of_another_editor_or_no_recipe_is_refused(edit, photo, tmp_pat
     images.save_with_recipe(Image.open(made), made, {"instruction": "make it night"})
     assert "but it lacks guidance_scale, " in edit(photo, "--recipe", made).stderr
     assert "must carry a recipe, found none" in edit(photo, "--recipe", photo).stderr
-    assert "say what to change" in edit(photo).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("null", "a recipe must be an object, got NoneType"),
+        ("[" * 100_000, "recursion"),
+        ("{bad", "Expecting property name"),
+        ('{"guidance_scale": "x"}', "guidance_scale must be of kind float, got 'x'"),
+        ('{"seed": true}', "seed must be of kind int, got True"),
+        ('{"instruction": 5}', "instruction must be of kind str, got 5"),
+    ],
+)
+def test_a_recipe_of_another_form_is_refused_in_one_line(edit, photo, tmp_path, text, message):
+    chunks = PngInfo()
+    chunks.add_text(images.RECIPE_KEY, text)
+    Image.open(photo).save(tmp_path / "odd.png", pnginfo=chunks)
+    result = edit(photo, "--recipe", tmp_path / "odd.png")
+    assert result.exit_code == 1
+    assert "odd.png must carry a recipe as `ip2p edit` writes it, but: " in result.stderr
+    assert message in result.stderr
+    assert "did not make" in edit(photo, "make it night", "--out", tmp_path / "odd.png").stderr
 
 
 def test_a_folder_is_edited_and_finished_edits_are_not_made_again(edit, photo, picture, tmp_path):
@@ -146,3 +168,40 @@ def test_putting_back_an_unchanged_picture_gives_it_back(picture):
     middle = images.paste_back(wide, Image.new("RGB", (64, 64), "blue"))
     assert middle.getpixel((99, 50)) == (255, 0, 0) == middle.getpixel((200, 50))
     assert middle.getpixel((101, 50)) == (0, 0, 255) == middle.getpixel((198, 50))
+
+
+def test_no_picture_of_the_users_is_written_over(edit, photo, picture, tmp_path):
+    own, before = tmp_path / "own.png", photo.read_bytes()
+    picture.save(own)
+    kept = own.read_bytes()
+    for target, message in (
+        (photo, "--out must be another file than the picture"),
+        (own, "own.png holds what `ip2p edit` did not make; choose another --out"),
+        (tmp_path / "edit.jpg", "--out must end in .png"),
+    ):
+        result = edit(photo, "make it night", "--out", target)
+        assert (result.exit_code, message in result.stderr) == (1, True)
+    assert (photo.read_bytes(), own.read_bytes()) == (before, kept)
+    album = tmp_path / "album"
+    album.mkdir()
+    photo.rename(album / "a.png")
+    result = edit(album, "make it night", "--out", album)
+    assert "1 of 1 pictures were not edited" in result.stderr
+    assert (album / "a.png").read_bytes() == before
+    assert (
+        edit(album / "a.png", "make it night", "--out", tmp_path).exit_code == 0
+    )  # a folder takes it by its name
+    assert images.read_recipe(tmp_path / "a.png")["instruction"] == "make it night"
+
+
+def test_figures_asked_for_later_are_made_and_unread_kinds_are_named(edit, photo, tmp_path):
+    album, out = tmp_path / "album", tmp_path / "out"
+    album.mkdir()
+    photo.rename(album / "a.png")
+    (album / "b.HEIC").touch()
+    assert (
+        "1 files of kinds that are not read, first b.HEIC"
+        in edit(album, "make it night", "--out", out).stderr
+    )
+    assert edit(album, "make it night", "--out", out, "--strip", 2).exit_code == 0
+    assert (out / "a-strip.png").is_file()

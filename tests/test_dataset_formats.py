@@ -5,6 +5,7 @@ import io
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -90,6 +91,7 @@ def refused(match, folder, base):
         ("original_image", "edit_prompt", "edited_image"),
         ("input_image", "edit_prompt", "edited_image"),
         ("original_image", "instruction", "edited_images"),
+        ("source_img", "instruction", "target_img"),  # MagicBrush
     ],
 )
 @pytest.mark.parametrize(
@@ -376,6 +378,13 @@ def test_a_folder_without_pairs_is_not_found(tmp_path):
         FileNotFoundError, match=r"must hold Parquet files with pairs, or .*, found none; make them"
     ):
         pair_files(tmp_path)
+
+
+def test_a_dataset_that_is_still_on_the_hub_is_to_be_fetched_first():
+    with pytest.raises(
+        FileNotFoundError, match=r"there is none at some/pairs; .*hf download some/pairs --repo"
+    ):
+        pair_files(Path("some/pairs"))
 
 
 def test_the_original_layout_is_pointed_to_its_importer(tmp_path, rows):

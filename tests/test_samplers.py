@@ -52,6 +52,16 @@ def test_a_network_that_knows_the_answer_is_led_there(backbone, name, steps):
     torch.testing.assert_close(found[-1].latents.double(), answer, rtol=0, atol=8e-2)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_network_that_predicts_something_unknown_is_refused(base, name):
+    scheduler = type(base.scheduler).from_config(base.scheduler.config, prediction_type="sample")
+    steps = sample(name, lambda *_: None, scheduler, seeds=(1,), shape=(4, 8, 8), num_inference_steps=2)
+    with pytest.raises(
+        ValueError, match="prediction_type must be one of epsilon, v_prediction; got 'sample'"
+    ):
+        next(steps)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_an_edit_is_what_diffusers_pipeline_makes_with_that_scheduler(any_editor, picture, name):
     size = images.edit_size(*picture.size, 32, 16)

@@ -30,6 +30,10 @@ def component(kind: Any, model: str, subfolder: str) -> Any:
             raise ValueError(
                 f"{model}/{subfolder} must hold safetensors weights: {first_line(error)}"
             ) from error
+        if "does not appear to have a file" in str(error):
+            raise FileNotFoundError(
+                f"{model} must offer safetensors weights of full precision for {subfolder}, but: {first_line(error)}"
+            ) from error
         raise FileNotFoundError(
             f"{model} is neither a folder here nor in the hub's cache, and the hub did not answer; download it"
             f" elsewhere and pass the folder ({first_line(error)})"

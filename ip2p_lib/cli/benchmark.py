@@ -39,6 +39,8 @@ def benchmark(
         draw_benchmark(folder, draw, seed, size=chosen.edit.resolution)
     turns = read_turns(folder)
     writable(out.parent)
+    if out.is_dir():
+        raise ValueError(f"--out must be a file, but {out} is a folder")
     quiet()
     device, dtype, _ = pick_device()
     models = Models(chosen, model=model, device=device, dtype=dtype)
@@ -52,6 +54,10 @@ def benchmark(
                 one, value, turns, models.clip, chosen.edit, iterated=part == "multi_turn", seed=seed
             )
         )
+        if all(s.fault for s in scores):
+            raise ValueError(
+                f"{part}: nothing could be measured, first {scores[0].session}: {scores[0].fault}"
+            )
         result[part] = magicbrush.summary(scores)
         typer.echo(f"{part}: {magicbrush.sentence(result[part])}")
     storage.write_json(out, {**result, "commit": storage.commit()})

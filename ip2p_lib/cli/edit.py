@@ -9,6 +9,7 @@ from ip2p_lib.cli.face import PresetName, app, given, one_line_errors, quiet, wr
 from ip2p_lib.cli.plan import tell_memory
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".nef", ".arw")  # what cameras also write
 GRID_TEXT, GRID_IMAGE = (0.5, 1.0, 1.5, 2.0), (0.8, 1.5, 2.2, 3.0)  # times the preset's own scales
 
 
@@ -52,6 +53,7 @@ def edit(
         typer.Option(
             "--strip",
             "--steps-strip",
+            min=0,
             metavar="FRAMES",
             help="Also OUT-strip.png: so many moments of the sampler",
         ),
@@ -72,7 +74,11 @@ def edit(
         raise ValueError("say what to change, e.g. ip2p edit photo.png 'make it night', or give a --recipe")
     pictures = _pictures(source)
     target = out or Path("out/edits" if source.is_dir() else "out/edit.png")
+    if target.is_dir() and not source.is_dir():
+        target = target / f"{source.stem}.png"
     writable(target if source.is_dir() else target.parent)
+    if not source.is_dir():
+        _check_free(source, target)
     quiet()
     tell_memory("edit", chosen, resolution=chosen.edit.resolution)
     device, dtype, _ = models.pick_device()
@@ -95,12 +101,34 @@ def _pictures(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
     found = sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES)
+    unread = sorted(p for p in source.iterdir() if p.suffix.lower() in UNREAD)
+    if unread:
+        typer.echo(
+            f"{len(unread)} files of kinds that are not read, first {unread[0].name}; convert to JPEG",
+            err=True,
+        )
     if not found:
         raise ValueError(f"{source} must hold pictures ({', '.join(SUFFIXES)}), found none")
     stems = [p.stem for p in found]
     if twice := next((s for s in stems if stems.count(s) > 1), None):
         raise ValueError(f"{source} must hold pictures of different names, but {twice} occurs more than once")
     return found
+
+
+def _check_free(source: Path, out: Path) -> None:
+    """Refuse to write over what is not an edit of ours, and over the very picture that is edited."""
+    from ip2p_lib import images
+
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, which can carry the recipe, got {out}")
+    if not out.exists():
+        return
+    if source.exists() and out.samefile(source):
+        raise ValueError(f"--out must be another file than the picture, but both are {out}")
+    try:
+        images.read_recipe(out)
+    except ValueError as error:
+        raise ValueError(f"{out} holds what `ip2p edit` did not make; choose another --out") from error
 
 
 def _repeated(path: Path, instruction: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -113,6 +141,11 @@ def _repeated(path: Path, instruction: str | None, options: dict[str, Any]) -> t
         raise ValueError(f"{path} must carry a whole recipe, but it lacks {', '.join(missing)}")
     known = {n: found[n] for n in (*names, "sampler", "restore_detail") if n in found}
     return instruction or found["instruction"], {**known, **options}
+
+
+def _beside(out: Path, figure: str) -> Path:
+    """Where a figure of an edit lies."""
+    return out.with_name(f"{out.stem}-{figure}.png")
 
 
 class _Job:
@@ -135,7 +168,8 @@ class _Job:
     def tried(self, path: Path, out: Path, grid: bool, strip: int) -> str:
         """Edit one of many; what went wrong with it is told and returned, and the others go on."""
         try:
-            if self._is_done(path, out):
+            figures = [n for n, wanted in (("grid", grid), ("strip", strip)) if wanted]
+            if self._is_done(path, out) and all(_beside(out, n).is_file() for n in figures):
                 typer.echo(f"{out}: is there already")
             else:
                 self.one(path, out, grid, strip)
@@ -171,6 +205,7 @@ class _Job:
         from ip2p_lib import images
         from ip2p_lib.editing import edit as make
 
+        _check_free(path, out)
         source = images.open_picture(path)
         result = make(self.editor, source, self.instruction, config=self.config, **self.options)[0]
         if self.full_size:
@@ -178,9 +213,9 @@ class _Job:
         result.save(out)
         typer.echo(f"{out}: {asdict(result.recipe)}")
         if grid:
-            self._grid(source, out.with_name(f"{out.stem}-grid.png"))
+            self._grid(source, _beside(out, "grid"))
         if strip:
-            self._strip(source, out.with_name(f"{out.stem}-strip.png"), strip)
+            self._strip(source, _beside(out, "strip"), strip)
 
     def _grid(self, source: Any, out: Path) -> None:
         """Rows of growing s_T, columns of growing s_I, one noise: the paper's figure."""

@@ -1,5 +1,6 @@
 """Evaluation: systems swept along their dials on held-out edits, the result file and its plots."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,6 +49,8 @@ def evaluate(
     from ip2p_lib.evaluation.report import report
 
     names = [n.strip() for n in systems.split(",") if n.strip()]
+    if not names:
+        raise ValueError("--systems must name at least one, got none")
     values = None if at is None else _numbers(at)
     for option, count in (
         ("--edits", edits),
@@ -97,9 +100,12 @@ def _show(result: dict[str, Any], figures: Path | None, page: Path | None, capti
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(v) for v in text.split(",") if v.strip()]
+        found = [float(v) for v in text.split(",") if v.strip()]
     except ValueError as error:
         raise ValueError(f"--at must be numbers with commas between, got {text!r}") from error
+    if not found or not all(map(math.isfinite, found)):
+        raise ValueError(f"--at must be finite numbers, at least one, got {text!r}")
+    return found
 
 
 def _sentence(line: dict[str, Any]) -> str:

@@ -24,6 +24,10 @@ def grade(
     if progress is not None and not progress.is_dir():
         raise ValueError(f"--progress must be a folder, there is none at {progress}")
     path = progress / ".ip2p" / "progress.json" if progress else progress_file()
+    if progress and not path.exists():
+        raise ValueError(
+            f"--progress must hold .ip2p/progress.json, which notebooks leave there; none in {progress}"
+        )
     report = _report(read_progress(path))
     if out is None:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))

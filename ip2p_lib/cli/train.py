@@ -8,12 +8,15 @@ import typer
 from ip2p_lib.cli.face import Folder, PresetName, app, given, one_line_errors, quiet, writable
 from ip2p_lib.cli.plan import tell_memory
 
+LOSSES = "losses.jsonl"
+
 
 @app.command()
 @one_line_errors
 def train(
     data: Annotated[
-        Path, typer.Option("--data", help="Folder of pairs: ours, the released set's, or diffusers'")
+        Path,
+        typer.Option("--data", help="Folder of pairs: ours, the released set's, MagicBrush's, or diffusers'"),
     ],
     out: Folder,
     preset: PresetName = "miniature",
@@ -21,7 +24,8 @@ def train(
         str | None, typer.Option(help="Text-to-image model or editor to start from: folder, file or hub id")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Optimiser steps; may be raised to continue a finished run")
+        int | None,
+        typer.Option(help="Optimiser steps; a finished run goes on with more if it had --decay-steps 0"),
     ] = None,
     decay_steps: Annotated[
         int | None, typer.Option(help="The last steps, over which the rate falls to a hundredth")
@@ -29,6 +33,23 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Pairs per micro-step, over all processes")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Micro-steps per optimiser step")] = None,
     learning_rate: float | None = None,
+    conv_in_learning_rate: Annotated[
+        float | None, typer.Option(help="Of the first convolution, if another")
+    ] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(help="The first steps, over which the rate rises")
+    ] = None,
+    conditioning_dropout: Annotated[
+        float | None, typer.Option(help="Chance of each of: no text, no picture, neither")
+    ] = None,
+    noisy_fraction: Annotated[
+        float | None, typer.Option(help="Share of timesteps drawn from the noisier half only")
+    ] = None,
+    ema_decay: Annotated[float | None, typer.Option(help="Of the averaged weights")] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Mirror half of the pairs; never those that say left or right"),
+    ] = None,
     max_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm")] = None,
     precision: Annotated[str | None, typer.Option(help="no, bf16, fp16 or auto")] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of the square pictures")] = None,
@@ -40,9 +61,19 @@ def train(
     ] = False,
     held_out: Annotated[float, typer.Option(help="Share of prompts kept for the validation loss")] = 0.0,
     sheet_every: Annotated[
-        int, typer.Option(help="Steps between sheets of held-out edits in TensorBoard; 0 for none")
+        int,
+        typer.Option(
+            help="Steps between sheets of edits, held-out ones if there are any, in TensorBoard; 0 for none"
+        ),
     ] = 500,
-    checkpoint_every: int | None = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints")] = None,
+    keep_checkpoints: Annotated[int | None, typer.Option(help="So many of the newest are kept")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where encoded pairs are kept; default DATA/.latents")
+    ] = None,
+    save_only: Annotated[
+        bool, typer.Option("--save-only", help="No step more: write the editor of the newest checkpoint")
+    ] = False,
     seed: int = 0,
 ) -> None:
     """Fine-tune a text-to-image model, or an editor, on edit pairs; progress and sheets in OUT/log."""
@@ -54,8 +85,10 @@ def train(
     chosen = find(preset)
     options = given(
         steps=steps, batch_size=batch_size, gradient_accumulation_steps=accumulate,
-        learning_rate=learning_rate, max_grad_norm=max_grad_norm, mixed_precision=precision,
-        resolution=resolution, checkpoint_every=checkpoint_every,
+        learning_rate=learning_rate, max_grad_norm=max_grad_norm, mixed_precision=precision or _launched(),
+        resolution=resolution, checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints,
+        conv_in_learning_rate=conv_in_learning_rate, warmup_steps=warmup_steps, ema_decay=ema_decay, flip=flip,
+        conditioning_dropout=conditioning_dropout, noisy_fraction=noisy_fraction,
     )  # fmt: skip
     wanted = chosen.train.decay_steps if decay_steps is None else decay_steps
     options["decay_steps"] = min(wanted, options.get("steps", chosen.train.steps))
@@ -74,11 +107,20 @@ def train(
             batch=max(1, config.batch_size // processes().num_processes),
             gradient_checkpointing=gradient_checkpointing,
         )  # fmt: skip
-    run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops)
-    run.train(sheet_every)
+    run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops, cache)
+    if not save_only:
+        run.train(sheet_every)
     processes().destroy_process_group()  # one that ends with its connections open may abort, and fail the others
     if processes().is_main_process:
-        typer.echo(f"{run.save()} in {out}")
+        typer.echo(run.save())
+
+
+def _launched() -> str | None:
+    """The precision that `accelerate launch` was asked for, if any."""
+    import os
+
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    return None if asked == "no" else asked
 
 
 class _Run:
@@ -94,6 +136,7 @@ class _Run:
         lora_rank: int | None,
         held_out: float,
         crops: int,
+        cache: Path | None,
     ) -> None:
         from ip2p_lib import backbone as models
         from ip2p_lib.dataset import open_dataset
@@ -108,7 +151,13 @@ class _Run:
         with self.processes.main_process_first():  # encodes; the others find the cache
             self.parts = {
                 part: open_dataset(
-                    data, self.base, resolution=config.resolution, crops=crops, held_out=held_out, part=part
+                    data,
+                    self.base,
+                    resolution=config.resolution,
+                    crops=crops,
+                    held_out=held_out,
+                    part=part,
+                    cache=cache,
                 )
                 for part in (("train", "held_out") if held_out else ("train",))
             }
@@ -149,13 +198,31 @@ class _Run:
             sheet=sheet,
             sheet_every=sheet_every or 1,
         )
-        self.losses: list[tuple[int, float]] = []
         with tqdm(total=self.config.steps, unit="step", disable=not is_main) as bar:
             for report, progress in reports:
                 bar.update(report.step - bar.n)
                 if progress:
                     bar.set_postfix_str(str(progress))
-                    self.losses.append((progress.step, progress.loss))
+                    if is_main:
+                        self._note(progress.step, progress.loss)
+
+    def _note(self, step: int, loss: float) -> None:
+        """One more line of what the card tells, whichever run of the command it comes from."""
+        import json
+
+        with (self.out / "run" / LOSSES).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([step, loss]) + "\n")
+
+    def losses(self) -> list[tuple[int, float]]:
+        """(step, mean loss) of all of the run's parts; of a step made twice the later."""
+        import json
+
+        path = self.out / "run" / LOSSES
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        found = dict(
+            json.loads(line) for line in lines if line.endswith("]")
+        )  # a killed run may leave half a line
+        return sorted(found.items())
 
     def save(self) -> str:
         """The averaged weights: adapter or whole editor, with a card; says what was written."""
@@ -169,9 +236,11 @@ class _Run:
         base = self.base.with_unet(unet.to(self.processes.device), "editor")
         if "held_out" in self.parts:
             loss = validation_loss(unet, base, self.parts["held_out"], self.config)
+        unet.to("cpu")  # copies that are made to be written need not fit beside it on the device
         if is_lora and self.was_editor:
             save_lora(unet, self.out / "lora.safetensors")
         whole = merge_lora(unet) if is_lora else unet
         save_pipeline(base.with_unet(whole, "editor"), self.out / "editor")
-        write_card(self.out / "run", self.out / "editor" / "README.md", self.losses, loss)
-        return "editor and lora.safetensors" if is_lora and self.was_editor else "editor"
+        write_card(self.out / "run", self.out / "editor" / "README.md", self.losses(), loss)
+        also = " and lora.safetensors" if is_lora and self.was_editor else ""
+        return f"{self.out / 'editor'}{also}"

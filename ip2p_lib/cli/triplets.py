@@ -1,5 +1,6 @@
 """Stage one from the shell: write triplets, join shards, check a file, fine-tune a writer."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,6 +72,8 @@ def triplets(
         raise ValueError(f"--count must be at least 1, got {limit}")
     if out.is_dir():
         raise ValueError(f"--out must be a file, but {out} is a folder")
+    if server and writer:
+        raise ValueError("one of --writer and --server must write, but both were given")
     if writer == GRAMMAR:
         _write_grammar(out, limit or 1000, seed, held_out)
         return
@@ -101,8 +104,24 @@ def _write_grammar(out: Path, count: int, seed: int, held_out: bool) -> None:
     from ip2p_lib.records import write_triplets
     from ip2p_lib.triplets.world import world_triplets
 
+    rows = world_triplets(count, seed, held_out=held_out)
+    typer.echo(f"{_written(out, lambda path: write_triplets(path, rows))} triplets in {out}")
+
+
+def _written(out: Path, write: Callable[[Path], int]) -> int:
+    """What `write` leaves, at its place; a file that holds anything else is not written over."""
+    from tempfile import TemporaryDirectory
+
     writable(out.parent)
-    typer.echo(f"{write_triplets(out, world_triplets(count, seed, held_out=held_out))} triplets in {out}")
+    with TemporaryDirectory(dir=out.parent, prefix=".") as folder:
+        made = Path(folder) / "made.jsonl"
+        count = write(made)
+        if out.exists() and out.read_bytes() != made.read_bytes():
+            raise ValueError(
+                f"{out} holds something else than would be written; choose another --out or move it"
+            )
+        made.replace(out)
+    return count
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -186,8 +205,7 @@ def merge_triplets(
     """Join shards into one file in caption order; a caption or address that comes twice is kept once."""
     from ip2p_lib.triplets.merging import merge
 
-    writable(out.parent)
-    typer.echo(f"{merge(files, out)} triplets in {out}")
+    typer.echo(f"{_written(out, lambda path: merge(files, path))} triplets in {out}")
 
 
 @app.command()

@@ -36,6 +36,7 @@ class EditDataset:
     target_mean: JoinedArray  # scaled
     target_std: JoinedArray  # scaled
     condition: JoinedArray  # NOT scaled
+    mark: str = ""  # of pictures, texts, crops and autoencoder
 
     def __len__(self) -> int:
         """Number of prompts: an epoch shows one pair of each."""
@@ -144,9 +145,12 @@ def open_dataset(
         raise ValueError(
             f"{folder} must hold at least one prompt of part {part!r}, got none of {len(prompts)}"
         )
-    arrays = [JoinedArray([h / f"{name}.npy" for h in homes], counts, shape) for name in ARRAYS]
+    arrays = {n: JoinedArray([h / f"{n}.npy" for h in homes], counts, shape) for n in ARRAYS}
     return EditDataset(
-        [i for index in indices for i in index["instructions"]], list(groups.values()), *arrays
+        [i for index in indices for i in index["instructions"]],
+        list(groups.values()),
+        **arrays,
+        mark=storage.fingerprint([h.name for h in homes]),
     )
 
 

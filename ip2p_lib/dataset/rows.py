@@ -15,9 +15,9 @@ from ip2p_lib import images, records
 
 Row = dict[str, Any]
 ALIASES = {  # our name -> names in other datasets
-    records.ORIGINAL_IMAGE: ("input_image", "original_image"),
-    records.EDIT_PROMPT: ("edit_prompt", "instruction"),
-    records.EDITED_IMAGE: ("edited_image", "edited_images"),
+    records.ORIGINAL_IMAGE: ("input_image", "source_img", "source_image"),
+    records.EDIT_PROMPT: ("instruction",),
+    records.EDITED_IMAGE: ("edited_images", "target_img", "target_image"),
 }
 PICTURES = (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)
 

@@ -77,11 +77,17 @@ def save_checkpoint(
 
     Every process calls this, the main one writes.
     """
+
+    def kept(tensor: Tensor) -> Tensor:
+        """The whole tensor off the device, so that no device ever holds more than one; elsewhere nothing."""
+        full = whole(tensor)
+        return full.cpu() if is_main else full.new_empty(0)
+
     tensors = {
-        "model": {n: whole(t) for n, t in learned(model).items()},
-        "ema": {n: whole(t) for n, t in zip(ema.names, ema.shadow, strict=True)},
+        "model": {n: kept(t) for n, t in learned(model).items()},
+        "ema": {n: kept(t) for n, t in zip(ema.names, ema.shadow, strict=True)},
         "optimizer": {
-            f"{index}.{name}": whole(value)
+            f"{index}.{name}": kept(value)
             for index, slots in optimizer.state_dict()["state"].items()
             for name, value in slots.items()
         },

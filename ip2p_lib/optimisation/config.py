@@ -41,8 +41,9 @@ class FitConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"FitConfig.steps must be at least 1, got {self.steps}")
+        for name in ("steps", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"FitConfig.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.decay_steps <= self.steps:
             raise ValueError(
                 f"FitConfig.decay_steps must lie in 0..steps ({self.steps}), got {self.decay_steps}"

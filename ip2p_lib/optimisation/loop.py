@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    parse_flag_from_env,
+)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,6 +25,7 @@ from ip2p_lib.optimisation.config import FitConfig, check_precision
 
 LossAt = Callable[[int], Tensor]  # optimiser micro-step -> scalar loss; all randomness keyed by the step
 CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
+PATIENCE = timedelta(days=1)  # of processes that wait while the first one encodes pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +205,19 @@ def processes() -> PartialState:
 
     Accelerate's own default takes each for the only one where there is no GPU.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu, timeout=PATIENCE)
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
     """An Accelerator; its shared state is renewed, so that one process may train at several precisions."""
     AcceleratorState._reset_state()
     processes()
-    return Accelerator(mixed_precision=_settled(mixed_precision))
+    return Accelerator(
+        mixed_precision=_settled(mixed_precision),
+        # `fit` counts micro-steps itself; only a plugin keeps the launcher's own setting from dividing once more
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+        ],  # gradients lie there once
+    )

@@ -214,6 +214,13 @@ def recorded(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The first few settings that two configurations do not share."""
+    now = json.loads(json.dumps(here, default=str))  # as it would be read back
+    names = [n for n in now if there.get(n) != now[n]]
+    return "; ".join(f"{n}: {there.get(n)!s:.60} there, {now[n]!s:.60} now" for n in names[:3])
+
+
 def claim_folder(
     folder: Path,
     configuration: dict[str, Any],
@@ -228,10 +235,10 @@ def claim_folder(
     mark = storage.fingerprint(configuration)
     path = folder / record
     if path.exists():
-        found = recorded(path).get("fingerprint")
-        if found != mark:
+        found = recorded(path)
+        if found.get("fingerprint") != mark:
             raise ValueError(
-                f"{folder} holds results of another configuration ({found}, not {mark}); {remedy}"
+                f"{folder} holds results of another configuration ({_differences(found, configuration)}); {remedy}"
             )
         return
     try:

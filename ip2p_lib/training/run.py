@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
 from ip2p_lib import storage
-from ip2p_lib.backbone import Backbone
+from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.dataset import EditDataset
 from ip2p_lib.fitting import first_line
 from ip2p_lib.optimisation import FitConfig, Report, fit, is_sharded, processes
@@ -24,7 +24,7 @@ from ip2p_lib.training.loss import EditLoss
 FEW_POSITIONS = 256
 
 # Settings that may change between a run and its continuation; the loop checks that the rates agree.
-FREE = {"steps", "decay_steps", "checkpoint_every", "compile", "gradient_checkpointing"}
+FREE = {"steps", "decay_steps", "checkpoint_every", "keep_checkpoints", "compile", "gradient_checkpointing"}
 
 
 def fit_config(config: TrainConfig) -> FitConfig:
@@ -126,11 +126,13 @@ def _claim(
 ) -> dict[str, Any]:
     """What two runs in one folder must have in common."""
     trained = sorted(n for n, p in unet.named_parameters() if p.requires_grad)
+    is_adapter = len(trained) < len(list(unet.parameters()))  # which fits the weights under it, and no others
     return {
         "stage": "train",
         **{n: v for n, v in asdict(config).items() if n not in FREE},
         "prompts": len(data),
         "instructions": storage.fingerprint(data.instructions),
-        "base": backbone.name,
+        "pairs": data.mark,
+        "base": [backbone.name, weights_mark(unet)] if is_adapter else backbone.name,
         "trained": storage.fingerprint(trained),
     }

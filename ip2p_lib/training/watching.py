@@ -59,7 +59,8 @@ def watched(
         total = report.loss if total is None else total + report.loss
         count += 1
         progress = None
-        if report.step % every == 0 or report.step == config.steps:
+        is_due = report.step % every == 0 or report.step == config.steps
+        if is_due and not torch.isnan(total):  # as of a run that had been finished before
             took = (time.monotonic() - started) / count
             progress = Progress(
                 report.step,
@@ -70,6 +71,7 @@ def watched(
             )
             if writer:
                 _log_numbers(writer, progress)
+        if is_due:
             total, count, started = None, 0, time.monotonic()
         if sheet and (report.step % sheet_every == 0 or report.step == config.steps):
             paused = time.monotonic()

@@ -94,7 +94,13 @@ def _own_faults(triplet: Triplet) -> Iterator[str]:
 
 
 def portrait(triplets: Sequence[Triplet]) -> list[str]:
-    """A few lines on what a file holds: kinds, lengths, variety of instructions."""
+    """A few lines on what a file holds: kinds, lengths, variety of instructions.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not triplets:
+        raise ValueError("a file to check must hold at least one triplet, got none")
     kinds = Counter(str(t.source.get("kind", "unknown")) for t in triplets)
     lengths = sorted(len(t.input.split()) for t in triplets)
     starts = Counter(" ".join(t.edit.lower().split()[:2]) for t in triplets)

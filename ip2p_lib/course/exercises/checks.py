@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(b, tuple | list):
         a = a.tolist() if isinstance(a, Tensor) else a
         return isinstance(a, tuple | list) and len(a) == len(b) and all(map(_equal, a, b))
-    if isinstance(b, float) and isinstance(a, float | int):
+    if isinstance(b, float) and isinstance(a, Real):
         return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
     return bool(a == b)
 

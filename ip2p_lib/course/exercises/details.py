@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from itertools import count
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -80,7 +81,9 @@ def updates_until(left: float, limit: float, ramp: bool) -> int:
 
 def check_memory(answer: Any, seed: int) -> None:
     """Two numbers of updates."""
-    good = isinstance(answer, tuple | list) and len(answer) == 2 and all(isinstance(v, int) for v in answer)
+    good = (
+        isinstance(answer, tuple | list) and len(answer) == 2 and all(isinstance(v, Integral) for v in answer)
+    )
     need(good, "Give two whole numbers of updates: with the ramp, and without.", f"got {answer!r:.60}")
     ramped, plain = updates_until(0.01, 0.998, True), updates_until(0.01, 0.998, False)
     slips: list[tuple[Any, int | str]] = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import ceil
+from numbers import Integral
 from typing import Any
 
 from ip2p_lib import images
@@ -42,7 +43,11 @@ def check_size(answer: Callable[..., Any], seed: int) -> None:
             ((w * r // short // m * m, h * r // short // m * m), "The resolution is for the long side."),
         ]  # fmt: skip
         same_value(list(got), list(expected), slips=[(list(s), t) for s, t in slips], hint=1, what=f"the size of {w} x {h} at {r} in steps of {m}")  # fmt: skip
-        need(all(isinstance(v, int) for v in got), "Sides are whole numbers: give ints.", f"got {got!r:.60}")
+        need(
+            all(isinstance(v, Integral) for v in got),
+            "Sides are whole numbers: give ints.",
+            f"got {got!r:.60}",
+        )
 
 
 def serve(request: Any, latest: Callable[[], Any], step: Callable[[int], Any], steps: int) -> Any:

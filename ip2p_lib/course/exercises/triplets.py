@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def check_draw(answer: Callable[..., Any], seed: int) -> None:
     logits, temperature = 3 * torch.randn(12, generator=generator), 0.6
     draws = [(k + 0.5) / 60 for k in range(60)]
     got = [answer(logits, u, temperature) for u in draws]
-    whole = all(isinstance(g, int) or (isinstance(g, Tensor) and g.numel() == 1) for g in got)
+    whole = all(isinstance(g, Integral) or (isinstance(g, Tensor) and g.numel() == 1) for g in got)
     need(whole, "Return the number of one token.", f"got {got[0]!r:.60}")
     numbers = [int(g) for g in got]
     slips = [
@@ -95,7 +96,7 @@ def check_certainty(answer: Callable[..., Any], seed: int) -> None:
         (logs[start + 1 :].min().item(), "Token number `start` belongs to the caption already."),
     ]  # fmt: skip
     got = answer(logits, tokens, start)
-    single = isinstance(got, float) or (isinstance(got, Tensor) and got.numel() == 1)
+    single = isinstance(got, Real) or (isinstance(got, Tensor) and got.numel() == 1)
     need(single, "Return one number.", f"got {got!r:.60}")
     got, right = float(got), certainty(logits, tokens, start)
     close = [(wrong, said) for wrong, said in slips if abs(got - wrong) < 1e-4]
