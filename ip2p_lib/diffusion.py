@@ -87,7 +87,7 @@ class Step:
     count: int
     sigma: float  # noise level the step ended at
     latents: Tensor  # (B, C, h, w), clean latents plus sigma times noise; changed in place, sampling goes on from it
-    denoised: Tensor  # estimate of the clean latents, same shape; in the end the latents themselves
+    denoised: Tensor  # the sampler's estimate of the clean latents, same shape
 
 
 Denoiser = Callable[[Tensor, Tensor, int], Tensor]  # scaled input, timestep, step index -> model output

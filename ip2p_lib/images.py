@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from ip2p_lib import records, storage
+from ip2p_lib.fitting import Result, Room
 
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 20  # beyond, rounding the short side up makes the long one enormous
@@ -105,6 +106,27 @@ def by_size(pictures: Sequence[Image.Image], batch_size: int) -> Iterator[list[i
     for size in dict.fromkeys(p.size for p in pictures):
         rows = [i for i, p in enumerate(pictures) if p.size == size]
         yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+
+
+def fitted(
+    work: Callable[[Sequence[int]], Iterable[Result]],
+    pictures: Sequence[Image.Image],
+    batch_size: int,
+    items: str,
+) -> Iterator[Result]:
+    """Results of the work on indices of pictures, in batches of one size and no larger than memory holds.
+
+    Args:
+        items: what they are, in the plural, for messages.
+
+    Raises:
+        ValueError: not even one fits.
+    """
+    rooms: dict[tuple[int, int], Room] = {}  # what fits depends on the size
+    for rows in by_size(pictures, batch_size):
+        room = rooms.setdefault(pictures[rows[0]].size, Room(items))
+        for done in room.parts(work, rows):
+            yield from done
 
 
 def paste_back(original: Image.Image, edited: Image.Image) -> Image.Image:

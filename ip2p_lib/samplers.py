@@ -116,8 +116,6 @@ def sample(
         output = predict(scaled, timestep.to(device), i).float()
         denoised = clean_estimate(output, scaled, trained, int(timestep))
         latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
-        if i + 1 == len(scheduler.timesteps):
-            denoised = latents  # its own answer, which the same formula rounded elsewhere meets only nearly
         yield Step(i, len(scheduler.timesteps), _level(scheduler, i), latents, denoised)
 
 

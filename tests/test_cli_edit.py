@@ -72,6 +72,7 @@ def test_a_recipe_of_another_editor_or_no_recipe_is_refused(edit, photo, tmp_pat
     images.save_with_recipe(Image.open(made), made, {"instruction": "make it night"})
     assert "but it lacks guidance_scale, " in edit(photo, "--recipe", made).stderr
     assert "must carry a recipe, found none" in edit(photo, "--recipe", photo).stderr
+    assert "say what to change" in edit(photo).stderr
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,8 @@ def test_a_network_that_knows_the_answer_is_led_there(backbone, name, steps):
     assert found[-1].sigma == 0
     levels = [s.sigma for s in found]
     assert levels == sorted(levels, reverse=True)
-    for step in found[:-1]:
+    for step in found:
         torch.testing.assert_close(step.denoised.double(), answer, rtol=0, atol=2e-2)
-    assert torch.equal(found[-1].denoised, found[-1].latents)  # a film ends with the edit, to the bit
     torch.testing.assert_close(found[-1].latents.double(), answer, rtol=0, atol=8e-2)
 
 
@@ -95,9 +94,7 @@ def test_a_row_does_not_depend_on_its_batch_mates_and_the_recipe_tells_the_sampl
     assert asdict(one.recipe)["sampler"] == name
     *_, (step, picture_of_last) = film(editor, picture, "make it night", config=CONFIG, seed=4, sampler=name)
     assert step.index == 5
-    if name == "euler_ancestral":  # its last step ends at its estimate
-        c = images.to_tensor([picture_of_last])
-        torch.testing.assert_close(c, b, rtol=0, atol=1.01 / 127.5)
+    assert images.png_bytes(picture_of_last) == images.png_bytes(one.picture)
 
 
 def test_samplers_differ_and_an_unknown_one_is_refused(editor, picture):

@@ -10,7 +10,6 @@ from ip2p_lib import images, storage
 from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.baselines.systems import Edited, System
 from ip2p_lib.diffusion import Denoiser, euler_ancestral, seeded_noise
-from ip2p_lib.fitting import Room
 from ip2p_lib.guidance import single_guidance
 from ip2p_lib.records import Triplet
 from ip2p_lib.samplers import check_sampler, make_scheduler
@@ -139,7 +138,7 @@ def sdedit(
     ) -> list[Edited]:
         captions = [{"output": t.output, "edit": t.edit, "none": ""}[text] for t in triplets]
 
-        def edited(rows: Sequence[int]) -> list[Image.Image]:
+        def edited(rows: Sequence[int]) -> list[tuple[int, Image.Image]]:
             clean = base.latent_moments(images.to_tensor([pictures[r] for r in rows]))[0]
             latents = sdedit_latents(
                 base,
@@ -151,13 +150,11 @@ def sdedit(
                 num_inference_steps=num_inference_steps,
                 sampler=sampler,
             )
-            return images.to_pictures(base.decode_latents(latents))
+            return list(zip(rows, images.to_pictures(base.decode_latents(latents)), strict=True))
 
         out: list[Edited] = [Edited(p) for p in pictures]
-        for rows in images.by_size(pictures, batch_size):
-            found = [p for part in Room("edits").parts(edited, rows) for p in part]
-            for r, picture in zip(rows, found, strict=True):
-                out[r] = Edited(picture)
+        for r, picture in images.fitted(edited, pictures, batch_size, "edits"):
+            out[r] = Edited(picture)
         return out
 
     settings = [weights_mark(base.unet), text, guidance_scale, num_inference_steps, sampler]

@@ -172,6 +172,7 @@ class _Job:
             if self._is_done(path, out) and all(_beside(out, n).is_file() for n in figures):
                 typer.echo(f"{out}: is there already")
             else:
+                _check_free(path, out)
                 self.one(path, out, grid, strip)
         except (ValueError, OSError) as error:
             typer.echo(f"error: {error}", err=True)
@@ -205,7 +206,6 @@ class _Job:
         from ip2p_lib import images
         from ip2p_lib.editing import edit as make
 
-        _check_free(path, out)
         source = images.open_picture(path)
         result = make(self.editor, source, self.instruction, config=self.config, **self.options)[0]
         if self.full_size:

@@ -8,8 +8,6 @@ import typer
 from ip2p_lib.cli.face import Folder, PresetName, app, given, one_line_errors, quiet, writable
 from ip2p_lib.cli.plan import tell_memory
 
-LOSSES = "losses.jsonl"
-
 
 @app.command()
 @one_line_errors
@@ -79,13 +77,14 @@ def train(
     """Fine-tune a text-to-image model, or an editor, on edit pairs; progress and sheets in OUT/log."""
     from dataclasses import replace
 
-    from ip2p_lib.optimisation import processes
+    from ip2p_lib.optimisation import launched_precision, processes
     from ip2p_lib.presets import preset as find
+    from ip2p_lib.training.run import fit_config
 
     chosen = find(preset)
     options = given(
         steps=steps, batch_size=batch_size, gradient_accumulation_steps=accumulate,
-        learning_rate=learning_rate, max_grad_norm=max_grad_norm, mixed_precision=precision or _launched(),
+        learning_rate=learning_rate, max_grad_norm=max_grad_norm, mixed_precision=precision or launched_precision(),
         resolution=resolution, checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints,
         conv_in_learning_rate=conv_in_learning_rate, warmup_steps=warmup_steps, ema_decay=ema_decay, flip=flip,
         conditioning_dropout=conditioning_dropout, noisy_fraction=noisy_fraction,
@@ -99,6 +98,7 @@ def train(
         gradient_checkpointing=gradient_checkpointing,
         **options,
     )
+    fit_config(config)  # what is out of range is refused before anything is loaded
     writable(out)
     quiet()
     if processes().is_main_process:
@@ -113,14 +113,6 @@ def train(
     processes().destroy_process_group()  # one that ends with its connections open may abort, and fail the others
     if processes().is_main_process:
         typer.echo(run.save())
-
-
-def _launched() -> str | None:
-    """The precision that `accelerate launch` was asked for, if any."""
-    import os
-
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    return None if asked == "no" else asked
 
 
 class _Run:
@@ -180,6 +172,7 @@ class _Run:
         """All steps, with a bar in the main process."""
         from tqdm import tqdm
 
+        from ip2p_lib import storage
         from ip2p_lib.lora import store_frozen
         from ip2p_lib.optimisation import compute_dtype, is_sharded
         from ip2p_lib.training import EditSheet, train_editor, watched
@@ -198,31 +191,27 @@ class _Run:
             sheet=sheet,
             sheet_every=sheet_every or 1,
         )
+        losses = self.losses()
         with tqdm(total=self.config.steps, unit="step", disable=not is_main) as bar:
             for report, progress in reports:
                 bar.update(report.step - bar.n)
                 if progress:
                     bar.set_postfix_str(str(progress))
+                    losses[progress.step] = progress.loss
                     if is_main:
-                        self._note(progress.step, progress.loss)
+                        storage.write_json(self._record, losses)
 
-    def _note(self, step: int, loss: float) -> None:
-        """One more line of what the card tells, whichever run of the command it comes from."""
-        import json
+    @property
+    def _record(self) -> Path:
+        """Mean losses by step, of all parts of a run that was stopped and continued."""
+        return self.out / "run" / "losses.json"
 
-        with (self.out / "run" / LOSSES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps([step, loss]) + "\n")
+    def losses(self) -> dict[int, float]:
+        """What the record holds, in the order of steps."""
+        from ip2p_lib import storage
 
-    def losses(self) -> list[tuple[int, float]]:
-        """(step, mean loss) of all of the run's parts; of a step made twice the later."""
-        import json
-
-        path = self.out / "run" / LOSSES
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        found = dict(
-            json.loads(line) for line in lines if line.endswith("]")
-        )  # a killed run may leave half a line
-        return sorted(found.items())
+        found = storage.read_json(self._record) if self._record.exists() else {}
+        return {int(step): found[step] for step in sorted(found, key=int)}
 
     def save(self) -> str:
         """The averaged weights: adapter or whole editor, with a card; says what was written."""
@@ -241,6 +230,6 @@ class _Run:
             save_lora(unet, self.out / "lora.safetensors")
         whole = merge_lora(unet) if is_lora else unet
         save_pipeline(base.with_unet(whole, "editor"), self.out / "editor")
-        write_card(self.out / "run", self.out / "editor" / "README.md", self.losses(), loss)
+        write_card(self.out / "run", self.out / "editor" / "README.md", list(self.losses().items()), loss)
         also = " and lora.safetensors" if is_lora and self.was_editor else ""
         return f"{self.out / 'editor'}{also}"

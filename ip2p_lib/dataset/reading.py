@@ -86,7 +86,7 @@ def pair_files(folder: Path) -> list[Path]:
         )
     if not folder.exists():
         raise FileNotFoundError(
-            f"--data must be a folder of pairs, but there is none at {folder}; a dataset of the hub is fetched first:"
+            f"pairs must lie in a folder, but there is none at {folder}; a dataset of the hub is fetched first:"
             f" hf download {folder.as_posix()} --repo-type dataset --local-dir FOLDER"
         )
     tables = sorted(p for name in METADATA for p in folder.rglob(name) if not _is_hidden(p, folder))

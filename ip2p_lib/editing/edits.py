@@ -16,7 +16,6 @@ from ip2p_lib.editing.detail import restored
 from ip2p_lib.editing.large import decoded
 from ip2p_lib.editing.latents import edit_latents
 from ip2p_lib.editing.memory import Memory
-from ip2p_lib.fitting import Room
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.records import Recipe
 from ip2p_lib.samplers import check_sampler
@@ -144,12 +143,8 @@ def edit(
         *_, last = sampled(editor, inputs, parts, graph, memory)
         return list(zip(rows, shown(editor, last.latents, inputs, parts, memory), strict=True))
 
-    rooms: dict[tuple[int, int], Room] = {}  # what fits depends on the size
-    for rows in images.by_size(out, batch_size):
-        room = rooms.setdefault(out[rows[0]].size, Room("edits"))
-        for done in room.parts(edited, rows):
-            for r, picture in done:
-                out[r] = picture
+    for r, picture in images.fitted(edited, out, batch_size, "edits"):
+        out[r] = picture
     return [EditResult(p, r) for p, r in zip(out, recipes, strict=True)]
 
 
@@ -167,7 +162,7 @@ def film(
     seed: int = 0,
     memory: Memory | None = None,
 ) -> Iterator[tuple[Step, Image.Image]]:
-    """The same edit step by step, with what the sampler takes the result for after each; leave to stop.
+    """The same edit step by step, with what it is taken for after each, in the end the edit; leave to stop.
 
     Raises:
         ValueError: the instruction, a scale or the picture is not usable.
@@ -181,7 +176,11 @@ def film(
     memory = Memory() if memory is None else memory
     inputs = [resized(picture, config)]
     for step in sampled(editor, inputs, [recipe], False, memory):
-        yield step, shown(editor, step.denoised, inputs, [recipe], memory)[0]
+        is_last = (
+            step.index + 1 == step.count
+        )  # where the estimate, rounded elsewhere, is only nearly the edit
+        latents = step.latents if is_last else step.denoised
+        yield step, shown(editor, latents, inputs, [recipe], memory)[0]
 
 
 def _check(editor: Backbone, recipes: Sequence[Recipe]) -> None:

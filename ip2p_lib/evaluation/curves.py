@@ -108,6 +108,19 @@ class AtDirection:
         return self.ours.low > self.theirs.high
 
 
+def on_common_edits(ours: Curve, theirs: Curve) -> tuple[Curve, Curve]:
+    """Both curves over the edits that both have.
+
+    Raises:
+        ValueError: there are none.
+    """
+    known = set(theirs.ids)
+    ids = [i for i in ours.ids if i in known]
+    if not ids:
+        raise ValueError(f"{ours.name} and {theirs.name} must have edits in common to be compared, have none")
+    return ours.only(ids), theirs.only(ids)
+
+
 def compare(
     ours: Curve, theirs: Curve, *, count: int = 5, draws: int = 2_000, seed: int = 0
 ) -> list[AtDirection]:
@@ -119,22 +132,19 @@ def compare(
     Raises:
         ValueError: the two have no edit in common.
     """
-    ids = [i for i in ours.ids if i in set(theirs.ids)]
-    if not ids:
-        raise ValueError(f"{ours.name} and {theirs.name} must have edits in common to be compared, have none")
-    ours, theirs = ours.only(ids), theirs.only(ids)
+    ours, theirs = on_common_edits(ours, theirs)
     low = max(ours.reach[0], theirs.reach[0])
     high = min(ours.reach[1], theirs.reach[1])
     if low >= high or min(len(ours.dial), len(theirs.dial)) < 2:
         return []
     targets = np.linspace(low, high, count + 2)[1:-1]
-    picks = np.random.default_rng(seed).integers(0, len(ids), (draws, len(ids)))
+    picks = np.random.default_rng(seed).integers(0, len(ours.ids), (draws, len(ours.ids)))
     value = [image_at(*c.means(), targets) for c in (ours, theirs)]  # (T,)
     drawn = [image_at(*c.means(picks), targets) for c in (ours, theirs)]  # (draws, T)
 
     def interval(at: int, one: Array, many: Array) -> Measure:
         ends = np.quantile(many[:, at], (0.025, 0.975))
-        return Measure(float(one[at]), float(ends[0]), float(ends[1]), len(ids))
+        return Measure(float(one[at]), float(ends[0]), float(ends[1]), len(ours.ids))
 
     return [
         AtDirection(

@@ -5,7 +5,16 @@ from dataclasses import asdict
 from typing import Any
 
 from ip2p_lib.evaluation.agreement import Points, correlations, wrong_preferences
-from ip2p_lib.evaluation.curves import DIRECTION, IMAGE, RELEASED, TRUTH, AtDirection, Curve, compare
+from ip2p_lib.evaluation.curves import (
+    DIRECTION,
+    IMAGE,
+    RELEASED,
+    TRUTH,
+    AtDirection,
+    Curve,
+    compare,
+    on_common_edits,
+)
 from ip2p_lib.evaluation.intervals import Measure, bootstrap
 from ip2p_lib.evaluation.rows import MEASURES, EditRow
 
@@ -45,11 +54,11 @@ def comparison(ours: Curve, theirs: Curve, across: str = "direction") -> dict[st
     Args:
         across: name of the first axis.
     """
-    points, shared = compare(ours, theirs), [i for i in ours.ids if i in set(theirs.ids)]
-    ours, theirs = ours.only(shared), theirs.only(shared)  # as they are compared
+    ours, theirs = on_common_edits(ours, theirs)
+    points = compare(ours, theirs)
     return {
         "against": theirs.name,
-        "edits": len(shared),
+        "edits": len(ours.ids),
         "our_reach": [round(v, 4) for v in ours.reach],
         "their_reach": [round(v, 4) for v in theirs.reach],
         "points": [_told(p, across) for p in points],

@@ -11,6 +11,7 @@ from ip2p_lib.optimisation.loop import (
     computes_in_bf16,
     fit,
     is_sharded,
+    launched_precision,
     make_accelerator,
     processes,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "computes_in_bf16",
     "fit",
     "is_sharded",
+    "launched_precision",
     "load_average",
     "make_accelerator",
     "processes",

@@ -44,6 +44,10 @@ class FitConfig:
         for name in ("steps", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"FitConfig.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"FitConfig.{name} must be finite and at least 0, got {value}")
         if not 0 <= self.decay_steps <= self.steps:
             raise ValueError(
                 f"FitConfig.decay_steps must lie in 0..steps ({self.steps}), got {self.decay_steps}"

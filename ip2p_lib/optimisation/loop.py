@@ -1,5 +1,6 @@
 """One training loop for every model here: Accelerate, fused EMA, exact resume; a generator of steps."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -200,6 +201,12 @@ def is_sharded() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
+def launched_precision() -> str | None:
+    """The precision that `accelerate launch` was asked for, if any."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    return None if asked == "no" else asked
+
+
 def processes() -> PartialState:
     """The processes that were started together, and which of them this is; without a GPU they meet on the CPU.
 
@@ -217,7 +224,6 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
         mixed_precision=_settled(mixed_precision),
         # `fit` counts micro-steps itself; only a plugin keeps the launcher's own setting from dividing once more
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-        ],  # gradients lie there once
+        # gradients lie in the buckets that travel, and not beside them once more
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )

@@ -70,6 +70,7 @@ def train_editor(
         FloatingPointError: the loss is no longer finite, or exploded.
     """
     data.check_channels(unet.config.in_channels)
+    settings = fit_config(config)  # refuses what is out of range before the folder is claimed
     if folder is not None:
         remedy = "continue with the pairs, model and settings of that run, or choose an empty folder"
         claim_folder(folder, _claim(unet, backbone, data, config), remedy=remedy)
@@ -82,7 +83,7 @@ def train_editor(
     loss = EditLoss(unet, backbone, data, config)
     groups = parameter_groups(unet, config)
     return _in_memory(
-        fit(unet, loss, fit_config(config), folder=folder, groups=groups, describe=loss.describe),
+        fit(unet, loss, settings, folder=folder, groups=groups, describe=loss.describe),
         unet,
         config,
     )
