@@ -23,6 +23,7 @@ from ip2p_lib.evaluation import (
     reconstruct,
     sample_captions,
     scene_pixels,
+    share,
 )
 from ip2p_lib.judge import Judge, Verdict
 from ip2p_lib.scenes import Scene, edits, render, sample_scenes
@@ -75,6 +76,39 @@ def test_a_ratio_is_of_means_over_the_same_items():
 def test_nothing_has_no_mean():
     with pytest.raises(ValueError, match="at least one value, got none"):
         bootstrap([])
+
+
+def test_values_of_a_group_are_drawn_together():
+    """Four attempts that always agree say no more than one: the interval still covers as often as it says."""
+    rng = np.random.default_rng(4)
+    triplets, covered, alone = np.repeat(np.arange(60), 4), 0, 0
+    for trial in range(200):
+        values = np.repeat((rng.random(60) < 0.7).astype(float), 4)
+        found, naive = (bootstrap(values, groups=g, draws=400, seed=trial) for g in (triplets.tolist(), None))
+        assert found.value == naive.value
+        assert found.n == 240
+        covered += found.low <= 0.7 <= found.high
+        alone += naive.low <= 0.7 <= naive.high
+    assert alone / 200 < 0.75 < 0.90 < covered / 200
+    with pytest.raises(ValueError, match="one group for each of 3 values, got 2"):
+        bootstrap([1, 0, 1], groups=["a", "b"])
+
+
+def test_groups_of_one_are_no_groups():
+    values = np.random.default_rng(5).random(40)
+    assert bootstrap(values, groups=range(40)) == bootstrap(values)
+
+
+@pytest.mark.parametrize(("n", "edge"), [(6, 0.39), (48, 0.0741), (200, 0.0188)])
+def test_a_share_without_exceptions_still_has_an_interval(n, edge):
+    """Wilson's, against values worked by hand: z^2 / (n + z^2)."""
+    none, all_of_them = share([0.0] * n), share([1.0] * n)
+    assert (none.value, none.low, none.high) == pytest.approx((0, 0, edge), abs=1e-3)
+    assert (all_of_them.value, all_of_them.low, all_of_them.high) == pytest.approx((1, 1 - edge, 1), abs=1e-3)
+    assert share([0.0] * 2 * n, groups=[*range(n)] * 2).high == pytest.approx(edge, abs=1e-3)
+    assert share([0.0, 1.0] * n) == bootstrap([0.0, 1.0] * n)
+    with pytest.raises(ValueError, match="zeros and ones"):
+        share([0.5])
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 from ip2p_lib import cli
 from ip2p_lib.baselines import SYSTEMS
 from ip2p_lib.baselines.systems import RELEASED_SWEEP, spread
+from ip2p_lib.dataset import is_held_out
 from ip2p_lib.evaluation.cases import world_cases
 from ip2p_lib.evaluation.figures import LOOKS, draw, ranges, tradeoff, truth_curve
+from ip2p_lib.pairs import shard_path, writing_shard
 from ip2p_lib.presets import MINIATURE
+from ip2p_lib.records import EDITED_PROMPT, ORIGINAL_IMAGE, TRIPLET_ID
 from ip2p_lib.scenes.world import KINDS
 
 
@@ -66,6 +69,46 @@ def test_the_ends_of_the_scale_are_measured_and_a_second_run_continues(tmp_path)
     other = evaluate(*options(tmp_path), "--systems", "nothing", "--edits", 13)
     assert other.exit_code == 1
     assert "holds results of another configuration" in other.output
+
+
+def test_pairs_of_any_dataset_are_edited_one_of_each_prompt(tmp_path, rows):
+    """Nine pairs of six prompts, one with a damaged picture: named, the rest measured by CLIP and against the answers."""
+    rows[0][ORIGINAL_IMAGE]["bytes"] = b"no picture"
+    with writing_shard(shard_path(tmp_path / "pairs", 0)) as shard:
+        shard.add(rows)
+    run = evaluate(*options(tmp_path), "--pairs", tmp_path / "pairs", "--systems", "nothing", "--edits", 9)
+    assert run.exit_code == 0, run.output
+    assert "row 0: original_image" in run.output
+    assert "5 edits of" in run.output
+    found = json.loads((tmp_path / "tradeoff.json").read_text())["points"][0]
+    assert found["edits"] == 5
+    assert found["l1"] == found["unedited_l1"]
+    assert found["clip_sim_image"]["value"] == pytest.approx(1, abs=1e-3)
+    assert "exact" not in found, "nobody can say whether an edit of these is exact"
+    kept = [r[TRIPLET_ID] for r in rows[1:] if is_held_out(r[TRIPLET_ID], 0.5)]
+    half = (
+        *options(tmp_path / "half"),
+        "--pairs",
+        tmp_path / "pairs",
+        "--held-out",
+        0.5,
+        "--systems",
+        "nothing",
+    )
+    assert f"{len(set(kept))} edits of" in evaluate(*half).output
+
+
+def test_pairs_without_captions_and_the_exact_answer_to_them_are_refused(tmp_path, rows):
+    for row in rows:
+        row[EDITED_PROMPT] = ""
+    with writing_shard(shard_path(tmp_path / "pairs", 0)) as shard:
+        shard.add(rows)
+    pairs = ("--pairs", tmp_path / "pairs")
+    assert (
+        "must have texts in original_prompt and edited_prompt" in evaluate(*options(tmp_path), *pairs).output
+    )
+    run = evaluate(*options(tmp_path), *pairs, "--systems", "nothing,truth")
+    assert "only the picture world knows" in run.output
 
 
 def test_at_the_released_scale_the_sweep_is_the_released_one():

@@ -221,7 +221,7 @@ def test_a_report_has_every_point_and_says_who_lies_above():
                 row(
                     f"e{i}", v, 0.2 * v + rng.normal(0, 0.01), 1 - 0.1 * v - shift, exact=float(i % 2),
                     released_sim_dir=0.1 * v, released_sim_image=0.9 - 0.1 * v - shift,
-                    requested=0.3 * v, l1_outside=0.1 * v + shift,
+                    requested=float(i < 9 * v), l1_outside=0.1 * v + shift,
                 )
                 for i in range(30)
             ]
@@ -244,8 +244,11 @@ def test_a_report_has_every_point_and_says_who_lies_above():
     assert by_truth["above_everywhere"]
     assert by_truth["points"][2]["ours"]["value"] == pytest.approx(-0.2)
     assert by_truth["points"][2]["theirs"]["value"] == pytest.approx(-0.5)
-    middle = "| sdedit | 0.60 | 0.20 (0.20 to 0.20) | 0.50 (0.50 to 0.50) | -0.30 (-0.30 to -0.30) | yes |"
-    assert middle in blocks["compared_by_truth"]
+    (middle,) = (
+        x for x in blocks["compared_by_truth"].splitlines() if x.startswith("| sdedit | 0.60 | 0.20 (")
+    )
+    assert "| 0.50 (" in middle
+    assert middle.endswith("| -0.30 (-0.30 to -0.30) | yes |")
 
 
 def test_the_page_shows_the_measured_tables():

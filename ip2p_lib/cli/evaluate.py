@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ip2p_lib.cli.face import PresetName, app, one_line_errors, quiet, writable
+
+if TYPE_CHECKING:
+    from ip2p_lib.evaluation.study import Study
 
 SEED = 906  # held out: no training draws from it
 SHOWN_FROM = 64  # edits among which sheets find one of each kind
@@ -21,10 +24,20 @@ def evaluate(
         Path, typer.Option("--out", help="Folder of measured edits; a second run continues it")
     ] = Path("out/evaluate"),
     systems: Annotated[
-        str, typer.Option(help="Names, with commas between; a wrong name lists them")
-    ] = DEFAULT,
+        str | None,
+        typer.Option(help=f"Names, with commas between; a wrong name lists them  [default: {DEFAULT}]"),
+    ] = None,
     edits: Annotated[int, typer.Option(help="Held-out edits at each point")] = 128,
     slow_edits: Annotated[int, typer.Option(help="The same for systems that train on every picture")] = 24,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Pairs with captions to edit, in any format that `train` reads; the picture world if not given"
+        ),
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Of --pairs, only prompts that `train --held-out` kept back at this share")
+    ] = 1.0,
     preset: PresetName = "miniature",
     model: Annotated[str | None, typer.Option(help="Editor: folder, file or hub id")] = None,
     at: Annotated[
@@ -33,7 +46,7 @@ def evaluate(
     points: Annotated[
         int | None, typer.Option(help="So many of each dial's own values, evenly spread; all by default")
     ] = None,
-    results: Annotated[Path, typer.Option(help="Where tradeoff.json goes")] = Path("data/results"),
+    results: Annotated[Path | None, typer.Option(help="Where tradeoff.json goes  [default: --out]")] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for the plots, as PNG")] = None,
     sheets: Annotated[
         Path | None, typer.Option(help="Folder for pictures: all systems side by side, and examples of each")
@@ -47,10 +60,9 @@ def evaluate(
     """Measure the trade-off between the wanted change and what is kept, for our editor and its baselines."""
     from ip2p_lib import storage
     from ip2p_lib.evaluation.report import report
+    from ip2p_lib.evaluation.study import dial_values
 
-    names = [n.strip() for n in systems.split(",") if n.strip()]
-    if not names:
-        raise ValueError("--systems must name at least one, got none")
+    names = _names(systems, pairs)
     values = None if at is None else _numbers(at)
     for option, count in (
         ("--edits", edits),
@@ -59,17 +71,17 @@ def evaluate(
     ):
         if count < 1:
             raise ValueError(f"{option} must be at least 1, got {count}")
+    results = results or out
     for folder in (out, results, *(f for f in (figures, sheets) if f)):
         writable(folder)
     quiet()
-    study = _Study(preset, model, out, seed, edits, slow_edits, names)
-    for name in study.systems:
-        study.sweep(name, study.dial(name, values, points))
+    study = _study(names, preset, model, out, seed, (edits, slow_edits), pairs, held_out)
+    for name, system in study.systems.items():
+        _sweep(study, name, dial_values(system, values, points))
     own = [n for n, s in study.systems.items() if s.own_sources]
     command = f"ip2p evaluate --systems {','.join(names)} --edits {edits} --slow-edits {slow_edits}"
-    command += "".join(
-        f" {o} {v}" for o, v in (("--at", at), ("--points", points), ("--model", model)) if v is not None
-    )
+    told = (("--pairs", pairs and pairs.name), ("--at", at), ("--points", points), ("--model", model))
+    command += "".join(f" {option} {value}" for option, value in told if value is not None)
     head = {"preset": preset, "seed": seed, "command": command, "commit": storage.commit()}
     rows = study.points()
     result = {**head, **report(rows, own), "examples": study.examples(rows)}
@@ -78,8 +90,8 @@ def evaluate(
     for line in result["compared"]:
         typer.echo(_sentence(line))
     _show(result, figures, page, captions)
-    for told in study.draw(rows, sheets) if sheets else ():
-        typer.echo(told)
+    for done in _draw(study, rows, sheets, is_world=pairs is None) if sheets else ():
+        typer.echo(done)
 
 
 def _show(result: dict[str, Any], figures: Path | None, page: Path | None, captions: Path | None) -> None:
@@ -118,103 +130,83 @@ def _sentence(line: dict[str, Any]) -> str:
     return f"ours against {line['against']}: above with intervals apart at {above} of {len(line['points'])} directions"
 
 
-class _Study:
-    """What the command holds in its hands: models, instruments, the systems asked for."""
+def _names(systems: str | None, pairs: Path | None) -> list[str]:
+    """The systems asked for; without the exact answer where nobody knows it."""
+    asked = systems if systems is not None else DEFAULT if pairs is None else DEFAULT.removesuffix(",truth")
+    names = list(dict.fromkeys(n.strip() for n in asked.split(",") if n.strip()))
+    if not names:
+        raise ValueError("--systems must name at least one, got none")
+    if pairs is not None and "truth" in names:
+        raise ValueError(
+            "the system 'truth' draws the exact answer, which only the picture world knows; leave it out with --pairs"
+        )
+    return names
 
-    def __init__(
-        self,
-        preset: str,
-        model: str | None,
-        out: Path,
-        seed: int,
-        edits: int,
-        slow_edits: int,
-        names: list[str],
-    ) -> None:
-        from ip2p_lib.backbone import load_judge, pick_device
-        from ip2p_lib.baselines import Models, system
-        from ip2p_lib.evaluation.cases import world_cases
-        from ip2p_lib.evaluation.sweep import Instruments
-        from ip2p_lib.presets import preset as find
 
-        chosen, (device, dtype, _) = find(preset), pick_device()
-        models = Models(chosen, model=model, device=device, dtype=dtype)
-        self.systems = {name: system(name, models) for name in dict.fromkeys(names)}
-        self.measured: dict[str, list[float]] = {}
-        self.out, self.seed, self.counts = out, seed, (edits, slow_edits)
-        judge = load_judge(chosen, device=device) if chosen.manifest else None
-        self.instruments = Instruments(models.clip, judge, chosen.edit)
-        self.cases = list(world_cases(max(self.counts), seed))
+def _study(
+    names: list[str],
+    preset: str,
+    model: str | None,
+    out: Path,
+    seed: int,
+    counts: tuple[int, int],
+    pairs: Path | None,
+    held_out: float,
+) -> "Study":
+    """Models, instruments and edits of what was asked for."""
+    from ip2p_lib.backbone import load_judge, pick_device
+    from ip2p_lib.baselines import Models, system
+    from ip2p_lib.evaluation.cases import pair_cases, world_cases
+    from ip2p_lib.evaluation.study import Study
+    from ip2p_lib.evaluation.sweep import Instruments
+    from ip2p_lib.presets import preset as find
 
-    def dial(self, name: str, values: list[float] | None, points: int | None) -> list[float]:
-        """Where a system is measured: what was asked for, or some or all of its own values."""
-        own = list(self.systems[name].values)
-        if values is not None and len(own) > 1:
-            return values
-        count = min(points or len(own), len(own))
-        return [own[round(i * (len(own) - 1) / max(1, count - 1))] for i in range(count)]
+    chosen, (device, dtype, _) = find(preset), pick_device()
+    models = Models(chosen, model=model, device=device, dtype=dtype)
+    found = {name: system(name, models) for name in names}
+    most = max(counts[s.slow] for s in found.values())
+    if pairs is None:
+        cases = list(world_cases(most, seed))
+    else:
+        faults: list[str] = []
+        cases = list(pair_cases(pairs, most, out / "pictures", faults, held_out=held_out))
+        for fault in faults:
+            typer.echo(f"left out: {fault}")
+        typer.echo(f"{len(cases)} edits of {pairs}; its edited pictures stand in for the answers")
+    judge = load_judge(chosen, device=device) if chosen.manifest and pairs is None else None
+    instruments = Instruments(models.clip, judge, chosen.edit)
+    return Study(found, cases, instruments, out, seed=seed, counts=counts)
 
-    def sweep(self, name: str, dial: list[float]) -> None:
-        """Measure one system, with a bar; what is wrong with an edit is said by name."""
-        from tqdm import tqdm
 
-        from ip2p_lib.evaluation.sweep import sweep
+def _sweep(study: "Study", name: str, dial: list[float]) -> None:
+    """Measure one system, with a bar; what is wrong with an edit is said by name."""
+    from tqdm import tqdm
 
-        one = self.systems[name]
-        cases = self.cases[: self.counts[one.slow]]
-        self.measured[name] = dial
-        steps = sweep(one, dial, cases, self.out / name, self.instruments, seed=self.seed)
-        with tqdm(total=len(dial) * len(cases), desc=name, unit="edit") as bar:
-            for done in steps:
-                bar.update(done.edits)
-                for fault in done.faults:
-                    bar.write(f"{name} at {done.dial:g}: {fault}")
+    with tqdm(total=len(dial) * len(study.cases_of(name)), desc=name, unit="edit") as bar:
+        for done in study.sweep(name, dial):
+            bar.update(done.edits)
+            for fault in done.faults:
+                bar.write(f"{name} at {done.dial:g}: {fault}")
 
-    def points(self) -> dict[str, Any]:
-        """Rows of what was asked for; the folder may hold more."""
-        from ip2p_lib.evaluation.sweep import read_points
 
-        found = {name: read_points(self.out / name) for name in self.measured}
-        return {n: {v: found[n][v] for v in sorted(dial)} for n, dial in self.measured.items()}
+def _draw(study: "Study", points: dict[str, Any], folder: Path, *, is_world: bool) -> Iterator[str]:
+    """Sheets of what was measured, each system at the best of its own points; says which that is."""
+    from ip2p_lib.course.sheets import examples_sheet, save_picture, systems_sheet
+    from ip2p_lib.evaluation.cases import world_cases
+    from ip2p_lib.evaluation.side_by_side import best_dial
+    from ip2p_lib.evaluation.tables import examples_file
 
-    def examples(self, points: dict[str, Any]) -> dict[str, Any]:
-        """In words, what the sheets of examples show of each system that has a dial and edits to judge."""
-        from ip2p_lib.evaluation.side_by_side import examples
-
-        texts = {c.triplet.id: c.triplet.edit for c in self.cases}
-        swept = {n: p for n, p in points.items() if len(self.systems[n].values) > 1}
-        found = {n: {"of": self.systems[n].about, **examples(p, texts)} for n, p in swept.items()}
-        return {n: sheet for n, sheet in found.items() if sheet["edits"]}
-
-    def draw(self, points: dict[str, Any], folder: Path) -> Iterator[str]:
-        """Sheets of what was measured, each system at the best of its own points; says which that is."""
-        from ip2p_lib.course.sheets import examples_sheet, save_picture, systems_sheet
-        from ip2p_lib.evaluation.cases import world_cases
-        from ip2p_lib.evaluation.side_by_side import best_dial, good_and_bad, one_of_each_kind
-        from ip2p_lib.evaluation.tables import examples_file
-
-        # the same edits and more, or a small study would lack a kind
-        self.cases = list(world_cases(max(SHOWN_FROM, len(self.cases)), self.seed))
-        places = {c.triplet.id: i for i, c in enumerate(self.cases)}
-        best = {n: best_dial(found) for n, found in points.items()}
-        columns = [n for n, s in self.systems.items() if not s.own_sources and n != "nothing"]
-        shown = one_of_each_kind(self.cases)
-        save_picture(systems_sheet([self._made(n, best[n], shown) for n in columns]), folder / "systems.png")
-        yield f"{folder / 'systems.png'}: {', '.join(f'{n} at {best[n]:g}' for n in columns)}"
-        for name in (n for n, s in self.systems.items() if len(s.values) > 1):
-            both = good_and_bad(points[name][best[name]])
-            made = [self._made(name, best[name], [places[i] for i in ids]) for ids in both]
-            if not any(made):
-                yield f"{name}: no edit could be judged, so no examples"
-                continue
-            path = folder / f"{examples_file(name)}.png"
-            save_picture(examples_sheet(*made), path)
-            yield f"{path}: {len(made[0])} exact, {len(made[1])} not, at {best[name]:g}"
-
-    def _made(self, name: str, dial: float, chosen: list[int]) -> list[Any]:
-        """Some edits again, with their pictures."""
-        from ip2p_lib.evaluation.side_by_side import make
-
-        if not chosen:
-            return []
-        return make(self.systems[name], dial, self.cases, chosen, self.instruments, seed=self.seed)
+    # the same edits and more, or a small study of the world would lack a kind
+    more = list(world_cases(max(SHOWN_FROM, len(study.cases)), study.seed)) if is_world else study.cases
+    made = study.side_by_side(points, more)
+    save_picture(systems_sheet(list(made.values())), folder / "systems.png")
+    told = (f"{n} at {best_dial(points[n]):g}" for n in made)
+    yield f"{folder / 'systems.png'}: {', '.join(told)}"
+    for name in (n for n, s in study.systems.items() if len(s.values) > 1):
+        both = study.good_and_bad(name, points[name])
+        if not any(both):
+            yield f"{name}: no edit could be judged, so no examples"
+            continue
+        path = folder / f"{examples_file(name)}.png"
+        save_picture(examples_sheet(*both), path)
+        yield f"{path}: {len(both[0])} exact, {len(both[1])} not, at {best_dial(points[name]):g}"

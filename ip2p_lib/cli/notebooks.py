@@ -18,12 +18,13 @@ def notebooks(
         bool, typer.Option(help="Put the folded solutions in place of the stubs first")
     ] = False,
     save: Annotated[bool, typer.Option(help="Write the notebooks back with small, clean outputs")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="How many run at a time, sharing the cores")] = 1,
     record: Annotated[Path | None, typer.Option(help="Results file; also renews README's table")] = None,
 ) -> None:
     """Execute notebooks from top to bottom and say how long each took. Without --save nothing is written back."""
     from ip2p_lib.course.minutes import notebooks_table, run_all
 
-    for name, seconds in run_all(record, numbers=numbers or (), solved=solved, save=save):
+    for name, seconds in run_all(record, numbers=numbers or (), solved=solved, save=save, jobs=jobs):
         typer.echo(f"{name}: {seconds:.0f} s")
     if record is not None:
         from ip2p_lib import storage

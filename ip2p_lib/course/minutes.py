@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,13 +56,16 @@ def put_in_solutions(notebook: Any) -> int:
     return count
 
 
-def run(path: Path, *, solved: bool = False, save: bool = False, folder: Path | None = None) -> float:
+def run(
+    path: Path, *, solved: bool = False, save: bool = False, folder: Path | None = None, threads: int = 0
+) -> float:
     """Execute a notebook and return the seconds it took. A learner's own progress is not touched.
 
     Args:
         solved: put the solutions in first.
         save: write the notebook back with its outputs, cleaned as `outputs.clean` does it.
         folder: where it runs; the notebook's own if None.
+        threads: how many it may compute with; 0 leaves that to PyTorch.
 
     Raises:
         RuntimeError: a cell failed; the line names notebook and error.
@@ -78,10 +82,11 @@ def run(path: Path, *, solved: bool = False, save: bool = False, folder: Path | 
         put_in_solutions(notebook)
     where = {"metadata": {"path": str(folder or path.parent)}}
     client = NotebookClient(notebook, timeout=ONE_CELL, kernel_name="python3", resources=where)
+    limit = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     begun = time.perf_counter()
     with TemporaryDirectory() as progress:
         try:
-            client.execute(env={**os.environ, "IP2P_PROGRESS": progress, "IP2P_TESTING": "1"})
+            client.execute(env={**os.environ, **limit, "IP2P_PROGRESS": progress, "IP2P_TESTING": "1"})
         except CellExecutionError as error:
             raise RuntimeError(
                 f"{path.name} must run from top to bottom, but {error.ename}: {error.evalue}"
@@ -111,21 +116,44 @@ def write_back(path: Path, notebook: Any) -> None:
 
 
 def run_all(
-    record: Path | None = None, *, numbers: Sequence[str] = (), solved: bool = False, save: bool = False
+    record: Path | None = None,
+    *,
+    numbers: Sequence[str] = (),
+    solved: bool = False,
+    save: bool = False,
+    jobs: int = 1,
 ) -> Iterator[tuple[str, float]]:
-    """Run notebooks one after the other and yield name and seconds; `record` gets the minutes at the end.
+    """Run notebooks and yield name and seconds of each as it ends; `record` gets the minutes at the end.
+
+    Args:
+        record: results file; its minutes are measured one notebook after the other.
+        numbers: two digits each; empty runs all.
+        solved: put the solutions in first.
+        save: write the notebooks back with their outputs.
+        jobs: how many run at a time, sharing the cores.
 
     Raises:
-        ValueError: `record` is asked for, but not all notebooks as a learner finds them.
+        ValueError: `record` is asked for, but not all notebooks as a learner finds them, one at a time.
     """
-    if record is not None and (solved or numbers):
-        raise ValueError("minutes are kept of all notebooks, unsolved; leave out --solved and numbers")
+    if record is not None and (solved or numbers or jobs > 1):
+        raise ValueError(
+            "minutes are kept of all notebooks, unsolved, one at a time; leave out --solved, --jobs and numbers"
+        )
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     seconds = {}
-    for path in numbered_notebooks(numbers):
-        seconds[path.stem] = run(path, solved=solved, save=save)
-        yield path.stem, seconds[path.stem]
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {
+            pool.submit(run, path, solved=solved, save=save, threads=threads): path.stem
+            for path in numbered_notebooks(numbers)
+        }
+        try:
+            for done in as_completed(running):
+                seconds[running[done]] = done.result()
+                yield running[done], seconds[running[done]]
+        finally:
+            pool.shutdown(cancel_futures=True)
     if record is not None:
-        minutes = {name: round(s / 60, 1) for name, s in seconds.items()}
+        minutes = {name: round(seconds[name] / 60, 1) for name in sorted(seconds)}
         total = round(sum(seconds.values()) / 60, 1)
         storage.write_json(record, {"minutes": minutes, "notebooks_minutes": total, **storage.environment()})
 

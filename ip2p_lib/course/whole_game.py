@@ -22,7 +22,7 @@ from ip2p_lib.backbone import (
 )  # fmt: skip
 from ip2p_lib.course.figures import GREEN, RED, Cell, Section, contact_sheet, save_picture, write_page
 from ip2p_lib.dataset import open_dataset
-from ip2p_lib.evaluation import EditScore, bootstrap, distance_ratio, evaluate_edits, pairs_exact
+from ip2p_lib.evaluation import EditScore, distance_ratio, evaluate_edits, pairs_exact, share
 from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import candidate_shards, read_shard, synthesise
 from ip2p_lib.presets import MINIATURE, Preset
@@ -70,9 +70,7 @@ class WholeGame:
             self.metrics["attempts_rejected"] = tally.rejected.total()
         triplets = list(read_triplets(path))
         self.metrics["triplets"] = len(triplets)
-        self.metrics["triplets_valid"] = asdict(
-            bootstrap([float(understood(t) is not None) for t in triplets])
-        )
+        self.metrics["triplets_valid"] = asdict(share([float(understood(t) is not None) for t in triplets]))
         return triplets
 
     def _written(self) -> dict[str, str]:
@@ -119,12 +117,14 @@ class WholeGame:
             filtering.shard_pictures(rows, c) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)
         )
         exact = pairs_exact(judge, before, after, [by_id[r[records.TRIPLET_ID]] for r in rows])
-        is_kept = [(r[records.TRIPLET_ID], r[records.CANDIDATE]) in kept for r in rows]
+        ids = [r[records.TRIPLET_ID] for r in rows]
+        is_kept = [(i, r[records.CANDIDATE]) in kept for i, r in zip(ids, rows, strict=True)]
+        chosen = [i for i, k in enumerate(is_kept) if k]
         self.metrics["candidates"] = len(rows)
         self.metrics["kept"] = sum(is_kept)
-        self.metrics["exact_of_all"] = asdict(bootstrap(exact))
+        self.metrics["exact_of_all"] = asdict(share(exact, groups=ids))
         self.metrics["exact_of_kept"] = asdict(
-            bootstrap([e for e, k in zip(exact, is_kept, strict=True) if k])
+            share([exact[i] for i in chosen], groups=[ids[i] for i in chosen])
         )
         for name, wanted in (("kept", True), ("rejected", False)):
             chosen = [i for i, k in enumerate(is_kept) if k == wanted][:16]
@@ -183,8 +183,8 @@ class WholeGame:
         )  # fmt: skip
         scores = [e[0] for e in edited]
         self.metrics["edits"] = EDITS
-        self.metrics["edit_exact"] = asdict(bootstrap([s.exact for s in scores]))
-        self.metrics["edit_requested"] = asdict(bootstrap([s.requested for s in scores]))
+        self.metrics["edit_exact"] = asdict(share([s.exact for s in scores]))
+        self.metrics["edit_requested"] = asdict(share([s.requested for s in scores]))
         ratio = distance_ratio(scores)
         self.metrics["edit_l1_over_unedited_l1"] = asdict(ratio)
         rows = []

@@ -65,6 +65,24 @@ def find_shards(folder: Path) -> list[Shard]:
     return found
 
 
+def read_pairs(folder: Path, faults: list[str]) -> Iterator[Pair]:
+    """Pairs of a folder in order, each read when it is asked for: the first few of a large dataset cost no more.
+
+    Args:
+        faults: what is wrong with rows that cannot be used is added here, and the next one is read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_shards`, when a faulty file is met.
+    """
+    for path in pair_files(folder):
+        rows = _renamed_rows(path) if path.name in METADATA else _parquet_rows(path, _columns_of(path))
+        for number, row in enumerate(rows):
+            try:
+                yield as_pair(row, f"{path} row {number}", path.parent)
+            except ValueError as error:
+                faults.append(str(error))
+
+
 def pair_files(folder: Path) -> list[Path]:
     """Parquet files of a folder or its data/; where there are none, the metadata of its picture folders.
 
@@ -114,16 +132,21 @@ def _of_training(files: list[Path], folder: Path) -> list[Path]:
 
 def _parquet_shard(path: Path) -> list[Shard]:
     """The file as one shard; none where it has no rows."""
+    columns = _columns_of(path)
+    if not columns:
+        return []
     with reading(path):
-        with pq.ParquetFile(path) as file:
-            names, rows, metadata = file.schema_arrow.names, file.metadata.num_rows, file.metadata
-        if not rows:
-            return []
-        columns, digest = known_columns(names, path), storage.sha256(path)
+        metadata, digest = pq.read_metadata(path), storage.sha256(path)
     read = partial(_parquet_rows, path, columns)
     if not all(_is_embedded(metadata, columns[c]) for c in PICTURES):
         digest = storage.fingerprint([digest, _outside_pictures(read(), path)])
-    return [Shard(path, 0, rows, digest, read)]
+    return [Shard(path, 0, metadata.num_rows, digest, read)]
+
+
+def _columns_of(path: Path) -> dict[str, str]:
+    """Columns that are read, with the names they have here; none of a file without rows."""
+    with reading(path), pq.ParquetFile(path) as file:
+        return known_columns(file.schema_arrow.names, path) if file.metadata.num_rows else {}
 
 
 def _parquet_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
@@ -155,17 +178,23 @@ def _outside_pictures(rows: Iterator[Row], path: Path, first: int = 0) -> list[s
 
 def _pieces(table: Path) -> Iterator[Shard]:
     """A picture folder's pairs, cut into pieces, so that a stopped encoding has something to keep."""
-    rows = _table_rows(table)
-    columns: dict[str, str] | None = None
+    rows = _renamed_rows(table)
     for first in count(0, PIECE):
-        with reading(table):
-            here = [{n.removesuffix(FILE_NAME): v for n, v in r.items()} for r in islice(rows, PIECE)]
-        if not here:
+        piece = list(islice(rows, PIECE))
+        if not piece:
             return
-        columns = columns or known_columns(list(here[0]), table)
-        piece = [{ours: row.get(name) for ours, name in columns.items()} for row in here]
         digest = storage.fingerprint([piece, _outside_pictures(iter(piece), table, first)])
         yield Shard(table, first, len(piece), digest, partial(iter, piece))
+
+
+def _renamed_rows(table: Path) -> Iterator[Row]:
+    """Rows of a metadata file, the columns that are read under our names."""
+    columns: dict[str, str] | None = None
+    with reading(table):
+        for found in _table_rows(table):
+            row = {name.removesuffix(FILE_NAME): value for name, value in found.items()}
+            columns = columns or known_columns(list(row), table)
+            yield {ours: row.get(name) for ours, name in columns.items()}
 
 
 def _table_rows(table: Path) -> Iterator[Row]:

@@ -19,22 +19,25 @@ ALIASES = {  # our name -> names in other datasets
     records.EDIT_PROMPT: ("instruction",),
     records.EDITED_IMAGE: ("edited_images", "target_img", "target_image"),
 }
+OPTIONAL = (records.TRIPLET_ID, records.ORIGINAL_PROMPT, records.EDITED_PROMPT)
 PICTURES = (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What training takes of a row: the instruction, the prompt that it counts for, two RGB pictures."""
+    """A row read: the instruction, the prompt that it counts for, two RGB pictures, and captions where it has them."""
 
     instruction: str
     prompt: str
     before: Image.Image
     after: Image.Image
+    caption: str = ""
+    edited_caption: str = ""
 
 
 def known_columns(names: Sequence[str], path: Path) -> dict[str, str]:
     """Our names of the columns that are read, with the names they have here."""
-    found = {name: name for name in (records.TRIPLET_ID, records.ORIGINAL_PROMPT) if name in names}
+    found = {name: name for name in OPTIONAL if name in names}
     for wanted, others in ALIASES.items():
         here = next((n for n in (wanted, *others) if n in names), None)
         if here is None:
@@ -81,7 +84,8 @@ def as_pair(row: Row, where: str, folder: Path) -> Pair:
         raise ValueError(
             f"{where}: both pictures must have one shape, got {w} x {h} and {v} x {g}; crop them alike"
         )
-    return Pair(text, _prompt(row, text, data[0]), before, after)
+    captions = (str(row.get(c) or "") for c in (records.ORIGINAL_PROMPT, records.EDITED_PROMPT))
+    return Pair(text, _prompt(row, text, data[0]), before, after, *captions)
 
 
 def _prompt(row: Row, text: str, picture: bytes) -> str:

@@ -1,6 +1,6 @@
 """Measure every stage against what the world knows, and editing systems against each other."""
 
-from ip2p_lib.evaluation.intervals import Measure, bootstrap, bootstrap_ratio
+from ip2p_lib.evaluation.intervals import Measure, bootstrap, bootstrap_ratio, share
 from ip2p_lib.evaluation.measures import (
     ATTRIBUTE_OF_KIND,
     EditScore,
@@ -38,4 +38,5 @@ __all__ = [
     "reconstruct",
     "sample_captions",
     "scene_pixels",
+    "share",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.editing import edit
-from ip2p_lib.evaluation.intervals import bootstrap
+from ip2p_lib.evaluation.intervals import share
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge, read_attributes
 from ip2p_lib.presets import EditConfig
@@ -129,9 +129,9 @@ def told(found: Sequence[Granted]) -> dict[str, Any]:
         names = Counter(c for g in chosen for c in g.changed)
         lines[kind] = {
             "instruction": words,
-            "moved": plain(bootstrap([float(g.moved) for g in chosen])),
-            "moved_left": plain(bootstrap([float(g.moved and g.shift < 0) for g in chosen])),
-            "another_scene": plain(bootstrap([float(bool(g.changed)) for g in chosen])),
+            "moved": plain(share([float(g.moved) for g in chosen])),
+            "moved_left": plain(share([float(g.moved and g.shift < 0) for g in chosen])),
+            "another_scene": plain(share([float(bool(g.changed)) for g in chosen])),
             "changed": dict(names.most_common()),
             "shown": [{"subject": g.wish.scene.subject, "judge": g.said} for g in chosen[:SHOWN]],
         }

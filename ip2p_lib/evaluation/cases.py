@@ -1,4 +1,4 @@
-"""What is edited and what it should become: scenes of the world, or pictures from files."""
+"""What is edited and what it should become: scenes of the world, or pictures of files and datasets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ip2p_lib import images
+from ip2p_lib import images, storage
+from ip2p_lib.dataset import Pair, is_held_out, read_pairs
 from ip2p_lib.presets import EditConfig
-from ip2p_lib.records import Triplet
+from ip2p_lib.records import EDITED_PROMPT, ORIGINAL_PROMPT, Triplet
 from ip2p_lib.scenes import edit_mask, render
 from ip2p_lib.scenes.world import SceneEdit
 from ip2p_lib.triplets import edit_of, world_triplets
@@ -47,6 +48,54 @@ def world_cases(count: int, seed: int) -> Iterator[Case]:
     """Edits of held-out scenes in held-out phrasings, the first `count` of a seed."""
     for triplet in world_triplets(count, seed, held_out=True):
         yield Case(triplet, scenes=edit_of(triplet))
+
+
+def pair_cases(
+    folder: Path, count: int, pictures: Path, faults: list[str], *, held_out: float = 1.0
+) -> Iterator[Case]:
+    """Edits of any pair dataset with captions, one of each prompt, the first `count` of them.
+
+    The dataset's own edited picture stands in for the answer. Nobody can be asked whether an edit is exact.
+
+    Args:
+        folder: as `dataset.open_dataset` takes it.
+        pictures: folder that their pictures are written to.
+        faults: what is wrong with rows that cannot be used is added here.
+        held_out: only prompts that a training keeps back at this share; 1 for any.
+
+    Raises:
+        FileNotFoundError: the folder holds no pairs.
+        ValueError: there are no captions, or no prompt is held out.
+    """
+    seen = set[str]()
+    for pair in read_pairs(folder, faults):
+        if len(seen) == count:
+            return
+        if pair.prompt in seen or not is_held_out(pair.prompt, held_out):
+            continue
+        if not pair.caption.strip() or not pair.edited_caption.strip():
+            if not seen:
+                raise ValueError(
+                    f"{folder} must have texts in {ORIGINAL_PROMPT} and {EDITED_PROMPT}, since CLIP's direction"
+                    f" compares captions; the pair {pair.instruction!r} has none"
+                )
+            faults.append(f"the pair {pair.instruction!r} has no captions")
+            continue
+        seen.add(pair.prompt)
+        yield _kept_case(pair, pictures)
+    if not seen:
+        why = f"; the first fault: {faults[0]}" if faults else ""
+        raise ValueError(f"{folder} must hold a usable pair whose prompt is held out, found none{why}")
+
+
+def _kept_case(pair: Pair, pictures: Path) -> Case:
+    """The edit that a pair shows, its pictures as files."""
+    mark = storage.fingerprint(pair.prompt)
+    before, after = (pictures / f"{mark}-{part}.png" for part in ("input", "answer"))
+    for path, picture in ((before, pair.before), (after, images.fit(pair.after, pair.before.size))):
+        with storage.atomic_file(path) as partial:
+            picture.save(partial, "PNG")
+    return Case(Triplet(mark, pair.caption, pair.instruction, pair.edited_caption), before, after)
 
 
 def open_case(case: Case, config: EditConfig) -> Opened:

@@ -17,7 +17,7 @@ from ip2p_lib import images, records
 from ip2p_lib.backbone import Backbone, check_instruction
 from ip2p_lib.dataset import pair_files
 from ip2p_lib.editing import edit
-from ip2p_lib.evaluation.intervals import bootstrap, values_by_kind
+from ip2p_lib.evaluation.intervals import share, shares_by_kind
 from ip2p_lib.evaluation.measures import pairs_exact, sample_captions
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge
@@ -110,8 +110,8 @@ def exactness(judge: Judge, asked: Sequence[Asked], results: Sequence[Image.Imag
     """Share of results that differ from their picture as was asked and in nothing else, over all and by kind."""
     before, after = images.to_tensor([a.picture for a in asked]), images.to_tensor(results)
     values = pairs_exact(judge, before, after, [a.scenes for a in asked])
-    by_kind = values_by_kind([a.scenes.kind for a in asked], values)
-    return {"exact": plain(bootstrap(values)), "by_kind": {k: plain(m) for k, m in by_kind.items()}}
+    by_kind = shares_by_kind([a.scenes.kind for a in asked], values)
+    return {"exact": plain(share(values)), "by_kind": {k: plain(m) for k, m in by_kind.items()}}
 
 
 def edited(editor: Backbone, asked: Sequence[Asked], config: EditConfig, seed: int) -> list[Image.Image]:

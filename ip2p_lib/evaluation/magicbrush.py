@@ -139,12 +139,13 @@ def _check_proportions(source: tuple[int, int], truth: tuple[int, int]) -> None:
 
 
 def summary(scores: Sequence[TurnScore]) -> dict[str, Any]:
-    """Means with their intervals, and what could not be measured."""
+    """Means with their intervals, turns of a session drawn together, and what could not be measured."""
     found: dict[str, Any] = {"faults": [f"{s.session} turn {s.number}: {s.fault}" for s in scores if s.fault]}
     for name in ("l1", "l2", "clip_i", "clip_t"):
-        values = [v for s in scores if (v := getattr(s, name)) is not None]
-        if values:
-            found[name] = {k: round(v, 4) for k, v in asdict(bootstrap(values)).items()}
+        measured = [s for s in scores if getattr(s, name) is not None]
+        if measured:
+            mean = bootstrap([getattr(s, name) for s in measured], groups=[s.session for s in measured])
+            found[name] = {k: round(v, 4) for k, v in asdict(mean).items()}
     return found
 
 

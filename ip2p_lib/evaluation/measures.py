@@ -12,7 +12,7 @@ from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, ClipEncoder
 from ip2p_lib.diffusion import euler_ancestral
 from ip2p_lib.editing import edit
-from ip2p_lib.evaluation.intervals import Measure, bootstrap_ratio, values_by_kind
+from ip2p_lib.evaluation.intervals import Measure, bootstrap_ratio, shares_by_kind
 from ip2p_lib.guidance import single_guidance
 from ip2p_lib.judge import Judge, Verdict, read_attributes
 from ip2p_lib.presets import EditConfig
@@ -209,7 +209,7 @@ def _score_group(
 
 def by_kind(scores: Sequence[EditScore]) -> dict[str, Measure]:
     """Exact edits by kind of edit, for the kinds that occur."""
-    return values_by_kind([s.kind for s in scores], [s.exact for s in scores])
+    return shares_by_kind([s.kind for s in scores], [s.exact for s in scores])
 
 
 def distance_ratio(scores: Sequence[EditScore]) -> Measure:

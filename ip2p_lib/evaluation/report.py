@@ -15,16 +15,22 @@ from ip2p_lib.evaluation.curves import (
     compare,
     on_common_edits,
 )
-from ip2p_lib.evaluation.intervals import Measure, bootstrap
+from ip2p_lib.evaluation.intervals import Measure, bootstrap, share
 from ip2p_lib.evaluation.rows import MEASURES, EditRow
 
 OURS = "ours"
+SHARES = ("exact", "requested")
 SHOWN = 20  # wrong preferences told one by one
 
 
 def plain(measure: Measure) -> dict[str, float | int]:
     """A measure as it stands in result files."""
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(measure).items()}
+
+
+def mean_of(name: str, values: Sequence[float]) -> Measure:
+    """Mean of a measure of edits; those that are 0 or 1 are shares."""
+    return share(values) if name in SHARES else bootstrap(values)
 
 
 def point(system: str, dial: float, rows: Sequence[EditRow]) -> dict[str, Any]:
@@ -34,9 +40,9 @@ def point(system: str, dial: float, rows: Sequence[EditRow]) -> dict[str, Any]:
     for name in MEASURES:
         values = [v for r in rows if (v := getattr(r, name)) is not None]
         if values:
-            found[name] = plain(bootstrap(values))
+            found[name] = plain(mean_of(name, values))
     kinds = {r.kind: [q.exact for q in rows if q.kind == r.kind and q.exact is not None] for r in rows}
-    found["exact_by_kind"] = {k: plain(bootstrap(v)) for k, v in kinds.items() if v}
+    found["exact_by_kind"] = {k: plain(share(v)) for k, v in kinds.items() if v}
     return found
 
 

@@ -17,7 +17,7 @@ from ip2p_lib import images, storage
 from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.baselines import Edited, System, exact_answer
 from ip2p_lib.evaluation.cases import Case, open_case
-from ip2p_lib.evaluation.intervals import bootstrap
+from ip2p_lib.evaluation.intervals import share
 from ip2p_lib.evaluation.measures import ATTRIBUTE_OF_KIND, reconstruct
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.evaluation.sweep import Instruments, configuration
@@ -73,8 +73,8 @@ def matrix(found: Sequence[Besides]) -> list[dict[str, Any]]:
         for column in COLUMNS:
             values = [float(column in b.changed) for b in chosen if not asked_for(b.kind, column)]
             if values:
-                shares[column] = plain(bootstrap(values))
-        shares["anything"] = plain(bootstrap([float(bool(b.changed)) for b in chosen]))
+                shares[column] = plain(share(values))
+        shares["anything"] = plain(share([float(bool(b.changed)) for b in chosen]))
         lines.append({"kind": kind, "edits": len(chosen), "besides": shares})
     return lines
 
@@ -88,8 +88,8 @@ def pulls(found: Iterable[Besides]) -> list[dict[str, Any]]:
     lines = []
     for column in (c for c in COLUMNS if c in came):
         value, _ = Counter(came[column]).most_common(1)[0]
-        share = bootstrap([float(v == value) for v in came[column]])
-        lines.append({"column": column, "changes": len(came[column]), "to": value, "share": plain(share)})
+        part = share([float(v == value) for v in came[column]])
+        lines.append({"column": column, "changes": len(came[column]), "to": value, "share": plain(part)})
     return lines
 
 

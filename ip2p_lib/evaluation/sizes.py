@@ -10,9 +10,9 @@ import torch
 from ip2p_lib.backbone import Backbone, ClipEncoder
 from ip2p_lib.baselines import System, our_editor
 from ip2p_lib.evaluation.cases import Case
-from ip2p_lib.evaluation.intervals import bootstrap, bootstrap_ratio
+from ip2p_lib.evaluation.intervals import bootstrap_ratio, share
 from ip2p_lib.evaluation.measures import all_attributes_right, reconstruct, scene_pixels
-from ip2p_lib.evaluation.report import plain
+from ip2p_lib.evaluation.report import mean_of, plain
 from ip2p_lib.evaluation.rows import EditRow
 from ip2p_lib.evaluation.side_by_side import enlarged, one_of_each_kind, said
 from ip2p_lib.evaluation.sweep import Instruments, read_points, sweep
@@ -95,7 +95,7 @@ def summed_up(rows: Sequence[EditRow]) -> dict[str, Any]:
     found = {n: [v for r in good if (v := getattr(r, n)) is not None] for n in names}
     both = [(r.l1, r.unedited_l1) for r in good if r.l1 is not None and r.unedited_l1 is not None]
     return {
-        **{n: plain(bootstrap(v)) for n, v in found.items() if v},
+        **{n: plain(mean_of(n, v)) for n, v in found.items() if v},
         **({"l1_over_unedited_l1": plain(bootstrap_ratio(*zip(*both, strict=True)))} if both else {}),
         "faults": [f"{r.id}: {r.fault}" for r in rows if r.fault],
     }
@@ -109,4 +109,4 @@ def ceiling(
     scenes = [c.scenes.after for c in cases if c.scenes is not None]
     pixels = scene_pixels(scenes, size)
     shown = pixels if model is None else reconstruct(model, pixels, batch_size=32)
-    return plain(bootstrap(all_attributes_right(judge, shown, scenes)))
+    return plain(share(all_attributes_right(judge, shown, scenes)))

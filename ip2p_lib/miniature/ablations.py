@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ip2p_lib import filtering, records, storage
 from ip2p_lib.backbone import Backbone, load_clip, load_judge, load_text_to_image
 from ip2p_lib.dataset import EditDataset, open_dataset
-from ip2p_lib.evaluation import EditScore, bootstrap, distance_ratio, evaluate_edits
+from ip2p_lib.evaluation import EditScore, bootstrap, distance_ratio, evaluate_edits, share
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.pairs import Candidate
 from ip2p_lib.pairs.shards import PAIR_SCHEMA, writing_shard
@@ -151,8 +151,8 @@ def _kept_rows(folder: Path) -> list[dict[str, Any]]:
 def summary(scores: list[EditScore]) -> dict[str, Any]:
     """Shares, distances and CLIP's opinion of held-out edits, each with its interval."""
     found = {
-        "exact": bootstrap([s.exact for s in scores]),
-        "requested": bootstrap([s.requested for s in scores]),
+        "exact": share([s.exact for s in scores]),
+        "requested": share([s.requested for s in scores]),
         "l1_over_unedited_l1": distance_ratio(scores),
         "clip_sim_dir": bootstrap([s.clip_sim_dir for s in scores]),
         "clip_sim_image": bootstrap([s.clip_sim_image for s in scores]),

@@ -34,6 +34,24 @@ class VaeRecipe:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecoderRecipe:
+    """The decoder's own training, after which the latents are still what they were."""
+
+    pictures: int = 30_000
+    batch_size: int = 32
+    steps: int = 4_000
+    seed: int = 16
+
+    @property
+    def fit(self) -> FitConfig:
+        """Optimiser settings."""
+        return FitConfig(
+            steps=self.steps, learning_rate=1.5e-3, weight_decay=1e-4, adam_beta2=0.99, warmup_steps=50,
+            decay_steps=self.steps, max_grad_norm=1.0, ema_decay=0.997, mixed_precision="auto",
+        )  # fmt: skip
+
+
 def build_vae(channels: tuple[int, ...]) -> AutoencoderKL:
     """A KL autoencoder that halves the side twice; the wide layers sit at the small resolutions."""
     return AutoencoderKL(
@@ -58,7 +76,12 @@ def vae_loss(vae: AutoencoderKL, pixels: Tensor, noise: Tensor, kl_weight: float
     posterior = vae.encode(pixels).latent_dist
     rebuilt = vae.decode(posterior.mean + posterior.std * noise).sample.float()
     divergence = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float())
-    return F.l1_loss(rebuilt, pixels) + 2 * F.mse_loss(rebuilt, pixels) + kl_weight * divergence.mean()
+    return reconstruction_loss(rebuilt, pixels) + kl_weight * divergence.mean()
+
+
+def reconstruction_loss(rebuilt: Tensor, pixels: Tensor) -> Tensor:
+    """Mean absolute error plus twice the mean squared error of pictures in [-1, 1]."""
+    return F.l1_loss(rebuilt, pixels) + 2 * F.mse_loss(rebuilt, pixels)
 
 
 def train_vae(recipe: VaeRecipe, work: Path) -> Iterator[Report]:
@@ -77,6 +100,29 @@ def train_vae(recipe: VaeRecipe, work: Path) -> Iterator[Report]:
         return vae_loss(vae, pixels, noise, recipe.kl_weight)
 
     return fit(vae, loss_at, recipe.fit, folder=work / "vae")
+
+
+def train_decoder(recipe: DecoderRecipe, vae: AutoencoderKL, work: Path) -> Iterator[Report]:
+    """Train the decoder alone, resuming in `work/decoder`: pictures get sharper, and no latent changes.
+
+    So whatever was trained on the latents stays right. As in the training before, it decodes samples around the mean.
+    """
+    _, pictures = drawn_scenes(recipe.pictures, BASE_SEED, work)
+    vae.requires_grad_(False)
+    for part in (vae.post_quant_conv, vae.decoder):
+        part.requires_grad_(True)
+    generator = torch.Generator()
+
+    def loss_at(step: int) -> Tensor:
+        picked = np.sort(batch_indices(len(pictures), recipe.batch_size, step, recipe.seed))
+        pixels = as_tensor(pictures[picked], vae.device)
+        generator.manual_seed(recipe.seed * 1_000_003 + step)
+        noise = torch.randn(len(pixels), 4, 16, 16, generator=generator).to(vae.device)
+        with torch.no_grad():
+            posterior = vae.encode(pixels).latent_dist
+        return reconstruction_loss(vae.decode(posterior.mean + posterior.std * noise).sample.float(), pixels)
+
+    return fit(vae, loss_at, recipe.fit, folder=work / "decoder")
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ip2p_lib import filtering, records
-from ip2p_lib.evaluation import bootstrap, pairs_exact
+from ip2p_lib.evaluation import pairs_exact, share
 from ip2p_lib.filtering import shard_pictures
 from ip2p_lib.judge import Judge
 from ip2p_lib.pairs import candidate_shards, shard_groups
@@ -60,17 +60,17 @@ def judged_candidates(
 
 def precision_recall(rows: Sequence[Judged], kept: Sequence[bool]) -> dict[str, Any]:
     """Share of exact pairs among all and among the kept, with its interval, and share of exact ones kept."""
-    right = [r.exact for r, k in zip(rows, kept, strict=True) if k]
-    exact = sum(r.exact for r in rows)
-    precision = bootstrap(right) if right else None
+    chosen = [r for r, k in zip(rows, kept, strict=True) if k]
+    right, exact = sum(r.exact for r in chosen), sum(r.exact for r in rows)
+    precision = share([r.exact for r in chosen], groups=[r.triplet for r in chosen]) if chosen else None
     return {
         "candidates": len(rows),
         "exact": round(exact / len(rows), 4),
-        "kept": len(right),
+        "kept": len(chosen),
         "precision": precision and round(precision.value, 4),
         "low": precision and round(precision.low, 4),
         "high": precision and round(precision.high, 4),
-        "recall": round(sum(right) / exact, 4) if exact else None,
+        "recall": round(right / exact, 4) if exact else None,
     }
 
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ip2p_lib import filtering, images, records, storage
 from ip2p_lib.backbone import Backbone, ClipEncoder, load_clip, load_judge, load_text_to_image
-from ip2p_lib.evaluation import Measure, bootstrap, pairs_exact
+from ip2p_lib.evaluation import Measure, pairs_exact, share
 from ip2p_lib.pairs import Critic, draw_candidates, pair_latents, rows_computed, synthesise
 from ip2p_lib.presets import PairConfig, Preset
 from ip2p_lib.quality.candidates import (
@@ -125,7 +125,7 @@ class FilterStudy:
             {
                 "threshold": t,
                 "n": len(exact),
-                **dict(zip(("exact", "low", "high"), _rounded(bootstrap(exact)), strict=True)),
+                **dict(zip(("exact", "low", "high"), _rounded(share(exact)), strict=True)),
                 "image_similarity": round(float(np.mean(alike)), 4),
             }
             for t, (exact, alike) in found.items()

@@ -1,6 +1,6 @@
 """Measure everything that ships and write `quality.json`: one object per number, with its interval."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,12 +32,13 @@ from ip2p_lib.evaluation import (
     reconstruct,
     sample_captions,
     scene_pixels,
+    share,
 )
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge, read_attributes, right_by_attribute
 from ip2p_lib.pairs import synthesise
 from ip2p_lib.presets import MINIATURE, EditConfig, Preset
-from ip2p_lib.quality.candidates import judged_candidates
+from ip2p_lib.quality.candidates import Judged, judged_candidates
 from ip2p_lib.quality.goals import GOALS, Goal
 from ip2p_lib.quality.writer import judge_writer
 from ip2p_lib.scenes import caption, sample_scenes
@@ -86,8 +87,8 @@ class Quality:
         return [score for score, *_ in tqdm(steps, total=len(triplets), desc="edits", unit="edit")]
 
     @cached_property
-    def pairs(self) -> tuple[list[float], list[float]]:
-        """Exactness of all candidates and of the kept ones, on fresh triplets."""
+    def pairs(self) -> tuple[list[Judged], list[Judged]]:
+        """All candidates of fresh triplets, and the kept ones, with the truth about them."""
         triplets = list(world_triplets(self.count // 4, PAIRS_SEED))
         with TemporaryDirectory() as name:
             folder = Path(name)
@@ -98,8 +99,7 @@ class Quality:
                 pass
             kept = set(filtering.select(filtering.read_scores(folder), self.preset.filter))
             rows = judged_candidates(folder, triplets, self.judge, edit_of)
-        keys = ((r.triplet, r.score[records.CANDIDATE]) for r in rows)
-        return [r.exact for r in rows], [r.exact for r, key in zip(rows, keys, strict=True) if key in kept]
+        return rows, [r for r in rows if (r.triplet, r.score[records.CANDIDATE]) in kept]
 
     @cached_property
     def triplets(self) -> list[WriterVerdict]:
@@ -109,15 +109,15 @@ class Quality:
 
     def triplets_valid(self) -> Measure:
         """Triplets in which the world finds no fault."""
-        return bootstrap([float(not v.fault) for v in self.triplets])
+        return share([float(not v.fault) for v in self.triplets])
 
     def triplets_new(self) -> Measure:
         """Of these, the ones not copied from what the writer learned from."""
-        return bootstrap([float(v.new) for v in self.triplets])
+        return share([float(v.new) for v in self.triplets])
 
     def judge_all_attributes(self) -> Measure:
         """Judge on true renders."""
-        return bootstrap(all_attributes_right(self.judge, scene_pixels(self.scenes), self.scenes))
+        return share(all_attributes_right(self.judge, scene_pixels(self.scenes), self.scenes))
 
     def vae_psnr_db(self) -> Measure:
         """Reconstruction, in dB."""
@@ -127,7 +127,7 @@ class Quality:
     def vae_keeps_attributes(self) -> Measure:
         """Judge on reconstructions: the ceiling of everything downstream."""
         rebuilt = reconstruct(self.base, scene_pixels(self.scenes))
-        return bootstrap(all_attributes_right(self.judge, rebuilt, self.scenes))
+        return share(all_attributes_right(self.judge, rebuilt, self.scenes))
 
     def text_to_image_all_attributes(self) -> Measure:
         """Judge on pictures made from captions."""
@@ -137,33 +137,33 @@ class Quality:
         )  # fmt: skip
         shares = right_by_attribute(read_attributes(self.judge, pixels), self.scenes)
         self.details["text_to_image_by_attribute"] = {k: round(v, 4) for k, v in shares.items()}
-        return bootstrap(all_attributes_right(self.judge, pixels, self.scenes))
+        return share(all_attributes_right(self.judge, pixels, self.scenes))
 
     def clip_recall_at_1(self) -> Measure:
         """Own caption found among 256 different ones."""
         scenes, captions = different_captions(self.scenes, 256)
-        return bootstrap(recall_at_1(self.clip, scene_pixels(scenes), captions))
+        return share(recall_at_1(self.clip, scene_pixels(scenes), captions))
 
     def pairs_unfiltered_exact(self) -> Measure:
         """Candidates that do exactly what was asked."""
-        return bootstrap(self.pairs[0])
+        return _exact(self.pairs[0])
 
     def pairs_kept_exact(self) -> Measure:
         """Kept pairs that do."""
-        return bootstrap(self.pairs[1])
+        return _exact(self.pairs[1])
 
     def editor_exact(self) -> Measure:
         """Edits of true renders that are exactly right."""
         self.details["editor_by_kind"] = {
             "editor_exact_by_kind": {k: asdict(v) for k, v in by_kind(self.edits).items()},
-            "editor_requested": asdict(bootstrap([s.requested for s in self.edits])),
+            "editor_requested": asdict(share([s.requested for s in self.edits])),
         }
         restored = self.edited(replace(self.preset.edit, restore_detail=True))
         self.details["editor_with_detail"] = {
-            "exact": asdict(bootstrap([s.exact for s in restored])),
+            "exact": asdict(share([s.exact for s in restored])),
             "l1_over_unedited_l1": asdict(distance_ratio(restored)),
         }
-        return bootstrap([s.exact for s in self.edits])
+        return share([s.exact for s in self.edits])
 
     def editor_exact_worst_kind(self) -> Measure:
         """The same, for the kind of edit that does worst."""
@@ -172,6 +172,11 @@ class Quality:
     def editor_l1_over_unedited_l1(self) -> Measure:
         """Distance to the exact answer over the unedited picture's."""
         return distance_ratio(self.edits)
+
+
+def _exact(rows: Sequence[Judged]) -> Measure:
+    """Share of exact pairs; attempts at one triplet are drawn together."""
+    return share([r.exact for r in rows], groups=[r.triplet for r in rows])
 
 
 def measure_all(

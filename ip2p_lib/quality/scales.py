@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from ip2p_lib import storage
 from ip2p_lib.backbone import Backbone, load_clip, load_editor, load_judge, weights_mark
-from ip2p_lib.evaluation import EditScore, bootstrap, distance_ratio, evaluate_edits
+from ip2p_lib.evaluation import EditScore, distance_ratio, evaluate_edits, share
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.evaluation.tables import markdown_table, measure_text
 from ip2p_lib.guidance import Branches
@@ -68,8 +68,8 @@ def summed_up(scores: Sequence[EditScore], config: EditConfig) -> dict[str, Any]
         "guidance_scale": scales[0],
         "image_guidance_scale": scales[1],
         "predictions": len(Branches.of(*([s] for s in scales)).weights),
-        "exact": plain(bootstrap([s.exact for s in scores])),
-        "requested": plain(bootstrap([s.requested for s in scores])),
+        "exact": plain(share([s.exact for s in scores])),
+        "requested": plain(share([s.requested for s in scores])),
         "l1_over_unedited_l1": plain(distance_ratio(scores)),
     }
 
