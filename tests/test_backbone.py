@@ -70,6 +70,12 @@ def test_an_editor_must_take_a_picture_beside_the_noise(saved):
         models.load_editor(preset_of(saved), str(saved / "text_to_image"))
 
 
+def test_a_text_to_image_model_takes_the_noise_alone(saved):
+    assert models.load_text_to_image(preset_of(saved)).unet.config.in_channels == 4
+    with pytest.raises(ValueError, match=r"must have 4 input channels, .* has 8; is it an editor\?"):
+        models.load_text_to_image(preset_of(saved), str(saved / "editor"))
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_missing_part_is_refused_by_name(copied, part):
     shutil.rmtree(copied / "editor" / part)

@@ -100,6 +100,7 @@ REFUSED = [
     (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--preset", "huge"), "preset must be one of"),
     (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--candidates", "0"), "candidates_per_triplet"),
     (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--steps", "0"), "num_inference_steps"),
+    (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--model", "{}/editor"), "is it an editor?"),
     (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--model", "{}/none"), "neither a folder here"),
     (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/out", "--model", "{}/empty"), "has no text_encoder/"),
     (("pairs", "--triplets", "{}/good.jsonl", "--out", "{}/text.png/x", "--model", "{}/base"), "must be writable"),
@@ -123,6 +124,16 @@ REFUSED = [
     (("miniature", "--only", "nonsense", "--work", "{}/out", "--out", "{}/out"), "stage must be one of vae"),
     (("quality", "--only", "nonsense", "--out", "{}/out"), "measure must be one of"),
 ]  # fmt: skip
+
+
+def test_scenes_are_not_drawn_over_others(tmp_path):
+    draw = ("scenes", "--out", tmp_path / "drawn", "--count", 2)
+    assert ip2p(*draw).exit_code == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "drawn").iterdir()}
+    again = ip2p(*draw, "--seed", 1)
+    assert again.exit_code == 1
+    assert "must be a new folder" in again.stderr
+    assert {p: p.read_bytes() for p in (tmp_path / "drawn").iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,20 @@ def test_a_run_without_any_pair_says_so_at_the_end(tmp_path, base, clip):
         filtering.export_kept(tmp_path, [], tmp_path / "kept", FilterConfig())
 
 
+def test_a_pair_that_the_decoder_cannot_show_is_left_out(tmp_path, base):
+    """Half precision may overflow there first; the batch mates are what they would have been."""
+    whole = run(tmp_path / "whole", base, replace(PLAIN, candidates_per_triplet=2))
+
+    def overflow(_, args, output):
+        output[0] = torch.nan
+
+    hook = base.vae.decoder.register_forward_hook(overflow)
+    rest = run(tmp_path / "rest", base, replace(PLAIN, candidates_per_triplet=2))
+    hook.remove()
+    assert 0 < len(rest) < len(whole)
+    assert all(row in whole for row in rest)
+
+
 def middling(scores):
     """Thresholds that a part of the candidates passes, and none by a hair."""
     values = {n: sorted(s[n] for s in scores) for n in records.SIMILARITIES}

@@ -1,5 +1,6 @@
 """Edits: the guided sampler against a slow loop, rows that know nothing of each other, and what is refused."""
 
+from copy import deepcopy
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -182,6 +183,13 @@ def test_leaving_the_loop_stops_the_edit(editor, pictures):
     finally:
         hook.remove()
     assert len(calls) == 2
+
+
+def test_an_edit_that_is_no_number_is_refused(editor, pictures, edit_config):
+    broken = editor.with_unet(deepcopy(editor.unet), "broken")
+    broken.unet.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="numbers that broken computes must be finite"):
+        edit(broken, pictures[0], INSTRUCTIONS[0], config=edit_config)
 
 
 @pytest.mark.parametrize("name", ["guidance_scale", "image_guidance_scale"])

@@ -120,7 +120,7 @@ def test_each_engine_continues_what_the_other_began_and_tells_its_error_in_one_l
     tmp_path, triplets, models, whole, cluster
 ):
     begun = in_process(triplets, EARLY, tmp_path, models)
-    while not pairs.is_committed(pairs.shard_path(tmp_path, 0)):
+    while not pairs.is_whole(pairs.shard_path(tmp_path, 0)):
         next(begun)
     begun.close()
     (blocked := pairs.shard_path(tmp_path, 3)).mkdir()
@@ -129,7 +129,7 @@ def test_each_engine_continues_what_the_other_began_and_tells_its_error_in_one_l
         list(synthesise_with_ray(triplets, EARLY, tmp_path, **models))
     assert len(str(refusal.value).splitlines()) == 1
     assert "make_unit" in refusal.value.__notes__[0]
-    assert pairs.is_committed(pairs.shard_path(tmp_path, 2))
+    assert pairs.is_whole(pairs.shard_path(tmp_path, 2))
     blocked.rmdir()
     progress = list(synthesise_with_ray(triplets, EARLY, tmp_path, workers=2, **models))
     assert contents(tmp_path) == whole[EARLY]

@@ -140,7 +140,9 @@ def test_kept_pairs_open_with_datasets_as_pictures(scored, rows, tmp_path):
 
 
 def test_keeping_nothing_is_refused_and_leaves_nothing(scored, tmp_path):
-    with pytest.raises(ValueError, match=r"must keep at least one pair, kept none of .*lower its thresholds"):
+    with pytest.raises(
+        ValueError, match=r"must keep at least one pair, kept none of .* by min_text .*; lower them"
+    ):
         filtering.export_kept(scored, [], tmp_path / "kept", CONFIG)
     assert not (tmp_path / "kept").exists()
 

@@ -17,7 +17,7 @@ import torch
 
 from ip2p_lib import filtering
 from ip2p_lib.backbone import load_clip, load_text_to_image
-from ip2p_lib.pairs import candidate_shards, is_committed, synthesise
+from ip2p_lib.pairs import candidate_shards, is_whole, synthesise
 from ip2p_lib.presets import MINIATURE
 from ip2p_lib.triplets import world_triplets
 
@@ -55,7 +55,7 @@ def left(folder, whole):
     except (ValueError, FileNotFoundError) as error:
         said = str(error)
     return {
-        "shards": sum(is_committed(folder / f"candidates-{n}.parquet") for n in names),
+        "shards": sum(is_whole(folder / f"candidates-{n}.parquet") for n in names),
         "scores": sum(f"scores-{n}.parquet" in found for n in names),
         "torn": any(folder.glob(".*.partial")),
         "wrong": [name for name, data in found.items() if whole.get(name) != data],

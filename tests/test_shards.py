@@ -12,7 +12,8 @@ from test_pairs import CONFIG, HOUSE, NIGHT
 from ip2p_lib import records, storage
 from ip2p_lib.pairs import (
     candidate_shards,
-    is_committed,
+    is_whole,
+    missing_shards,
     read_shard,
     shard_groups,
     shard_path,
@@ -154,9 +155,7 @@ def test_a_truncated_shard_is_refused_with_a_remedy_that_works(finished, again, 
     path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
     refused(r"00001\.parquet must have \d+ bytes, has \d+: it is damaged", candidate_shards, finished)
     refused(r"00001\.parquet must be whole, but reading it failed", read_shard, path)
-    path.unlink()
-    path.with_suffix(".json").unlink()
-    assert again()
+    assert again(), "a run makes it anew"
 
 
 def test_a_flipped_byte_in_the_middle_is_refused(tmp_path, rows):
@@ -197,13 +196,22 @@ def test_a_damaged_mark_is_refused_with_a_remedy_that_works(finished, again, con
 def test_a_shard_cut_off_between_its_two_writes_is_made_again(finished, again, lost):
     other = shard_path(finished, 1).stat().st_mtime_ns
     (finished / lost).unlink()
-    assert not is_committed(shard_path(finished, 0))
+    assert not is_whole(shard_path(finished, 0))
     if lost.endswith("json"):
         refused(
             "00000.parquet has no mark that it is whole; run `ip2p pairs` again", candidate_shards, finished
         )
     assert again()
     assert shard_path(finished, 1).stat().st_mtime_ns == other
+
+
+def test_a_shard_that_is_not_there_is_named(finished, again):
+    assert missing_shards(finished) == []
+    shard_path(finished, 0).unlink()
+    assert missing_shards(finished) == [shard_path(finished, 0)]
+    assert again()
+    (finished / "run.json").unlink()
+    assert missing_shards(finished) == [], "nobody knows how many there should be"
 
 
 @pytest.mark.parametrize("suffixes", [("parquet",), ("parquet", "json")])

@@ -71,9 +71,20 @@ def model_name(model: str) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
-def load_text_to_image(preset: Preset, **options: Any) -> Backbone:
-    """The preset's text-to-image model."""
-    return load_backbone(preset.text_to_image, manifest=preset.manifest, **options)
+def load_text_to_image(preset: Preset, model: str | None = None, **options: Any) -> Backbone:
+    """The preset's text-to-image model, or another one by folder, file or hub id.
+
+    Raises:
+        ValueError: its UNet takes more than the noise, as an editor's does.
+    """
+    name = model or preset.text_to_image
+    base = load_backbone(name, manifest="" if model else preset.manifest, **options)
+    if base.unet.config.in_channels != base.latent_channels:
+        raise ValueError(
+            f"a text-to-image model's UNet must have {base.latent_channels} input channels, {name} has"
+            f" {base.unet.config.in_channels}; is it an editor?"
+        )
+    return base
 
 
 def load_editor(preset: Preset, model: str | None = None, **options: Any) -> Backbone:

@@ -26,6 +26,10 @@ def scenes(out: Folder, count: int = 64, seed: int = 0, size: int = 64) -> None:
     if count < 1:
         raise ValueError(f"--count must be at least 1, got {count}")
     writable(out)
+    if (out / "captions.jsonl").exists():
+        raise ValueError(
+            f"--out must be a new folder, but {out} holds drawn scenes; choose another or delete it"
+        )
     with storage.atomic_file(out / "captions.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
         for i, scene in enumerate(sample_scenes(count, seed)):
             render(scene, size).save(out / f"{i:07d}.png")
@@ -137,6 +141,7 @@ def filter_(
     from ip2p_lib import filtering
     from ip2p_lib.backbone import load_clip, pick_device
     from ip2p_lib.memory_plan.counts import CLIP_BATCH
+    from ip2p_lib.pairs import missing_shards
     from ip2p_lib.presets import preset as find
 
     chosen = replace(find(preset), **given(clip=clip))
@@ -151,6 +156,11 @@ def filter_(
         ),
     )
     shards = filtering.candidate_shards(candidates)
+    if missing := missing_shards(candidates):
+        typer.echo(
+            f"{len(missing)} of {len(missing) + len(shards)} shards are not there, the first {missing[0].name}; run"
+            " `ip2p pairs` again to make them. What follows is of the others."
+        )
     writable(out.parent)
     quiet()
     tell_memory("filter", chosen, resolution=chosen.pairs.resolution, batch=CLIP_BATCH)

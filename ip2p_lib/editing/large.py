@@ -44,7 +44,17 @@ def encoded(editor: Backbone, picture: Image.Image) -> Tensor:
 
 
 def decoded(editor: Backbone, latents: Tensor) -> list[Image.Image]:
-    """Pictures of scaled latents (B, C, h, w); those that need tiles one after the other."""
+    """Pictures of scaled latents (B, C, h, w); those that need tiles one after the other.
+
+    Raises:
+        ValueError: one of them is not finite.
+    """
     with tiled(editor.vae, latents[0, 0].numel() * editor.factor**2) as in_tiles:
         parts = latents.split(1) if in_tiles else [latents]
-        return images.to_pictures(torch.cat([editor.decode_latents(part).cpu() for part in parts]))
+        pixels = torch.cat([editor.decode_latents(part).cpu() for part in parts])
+    if not pixels.isfinite().all():
+        raise ValueError(
+            f"the numbers that {editor.name} computes must be finite, but a picture came out as NaN: half precision"
+            " overflowed, for which float32 helps, or its weights are broken"
+        )
+    return images.to_pictures(pixels)

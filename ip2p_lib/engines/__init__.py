@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from ip2p_lib import pairs
-from ip2p_lib.backbone import Backbone, ClipEncoder, load_backbone, load_clip, pick_device
+from ip2p_lib.backbone import Backbone, ClipEncoder, load_clip, load_text_to_image, pick_device
 from ip2p_lib.filtering import ClipCritic
 from ip2p_lib.presets import PairConfig, Preset
 from ip2p_lib.records import Triplet
@@ -51,8 +51,7 @@ IN_PROCESS = Crew()
 def base_here(preset: Preset, model: str | None = None) -> Backbone:
     """The preset's text-to-image model, or another by folder or hub id, on what this process can see."""
     device, dtype, _ = pick_device()
-    manifest = "" if model else preset.manifest
-    return load_backbone(model or preset.text_to_image, manifest=manifest, device=device, dtype=dtype)
+    return load_text_to_image(preset, model, device=device, dtype=dtype)
 
 
 def clip_here(preset: Preset) -> ClipEncoder:

@@ -87,7 +87,7 @@ class PairWorker:
         rows = json.loads(batch["triplets"][0])
         unit = pairs.Unit(number, [Triplet.from_row(row, "") for row in rows])
         shard = pairs.shard_path(job.folder, number)
-        if not pairs.is_committed(shard):
+        if not pairs.is_whole(shard):
             with counting_deaths(shard):
                 critic = job.critic if job.config.stops_early else None
                 for _ in pairs.make_unit(unit, job.base, job.config, job.folder, critic):
@@ -208,7 +208,7 @@ def synthesise_with_ray(
 def _progress(units: Sequence[pairs.Unit], job: Job, stages: Stages) -> Generator[pairs.Progress, None, None]:
     counts = {u.number: len(u.triplets) * job.config.candidates_per_triplet for u in units}
     shards = {u.number: pairs.shard_path(job.folder, u.number) for u in units}
-    found = {n for n, shard in shards.items() if pairs.is_committed(shard)}
+    found = {n for n, shard in shards.items() if pairs.is_whole(shard)}
     whole = {n for n in found if is_scored(shards[n])}
     done = reused = sum(counts[n] for n in whole)
     if whole:

@@ -33,6 +33,12 @@ def check_replaceable(out: Path) -> None:
             raise ValueError(f"{out} holds something else than kept pairs, {path.name}; move it elsewhere")
 
 
+def _thresholds(config: FilterConfig) -> str:
+    return ", ".join(
+        f"{n} {v:g}" for n, v in asdict(config).items() if n.startswith("min_") and v is not None
+    )
+
+
 def export_kept(folder: Path, kept: Sequence[tuple[str, int]], out: Path, config: FilterConfig) -> int:
     """Write the kept pairs as Parquet shards that `datasets.load_dataset` opens; returns their number.
 
@@ -44,7 +50,7 @@ def export_kept(folder: Path, kept: Sequence[tuple[str, int]], out: Path, config
     """
     if not kept:
         raise ValueError(
-            f"the filter must keep at least one pair, kept none of {folder}; lower its thresholds"
+            f"the filter must keep at least one pair, kept none of {folder} by {_thresholds(config)}; lower them"
         )
     check_replaceable(out)
     wanted, count = set(kept), 0

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ip2p_lib import records, storage
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what `datasets` reads as Image
 Row = dict[str, Any]
 GROUP = 64  # rows held in memory, and written, together
+SHARDS = "shards"  # in a run's record: how many there will be
 NAME = re.compile(r"candidates-([0-9]{5}|[1-9][0-9]{5,})\.parquet")
 
 
@@ -109,23 +110,18 @@ def writing_shard(path: Path, schema: pa.Schema = PAIR_SCHEMA) -> Iterator[Shard
         storage.write_json(path.with_suffix(".json"), mark)
 
 
-def is_committed(path: Path) -> bool:
-    """Whether a shard was finished; one without mark was cut off and is made again."""
-    return path.is_file() and path.with_suffix(".json").is_file()
-
-
 def read_mark(shard: Path) -> dict[str, Any]:
     """What a shard's mark says of it.
 
     Raises:
         ValueError: the mark is missing or damaged, or the shard is a copy.
     """
-    if not is_committed(shard):
+    path = shard.with_suffix(".json")
+    if not shard.is_file() or not path.is_file():
         raise ValueError(
             f"{shard} has no mark that it is whole; run `ip2p pairs` again to finish it, or delete it if it was"
             " put there by hand"
         )
-    path = shard.with_suffix(".json")
     try:
         mark = storage.read_json(path)
         name, _, _ = mark["shard"], mark["bytes"], mark["sha256"]
@@ -157,6 +153,22 @@ def check_shard(path: Path, *, every_byte: bool = False) -> dict[str, Any]:
     else:
         return mark
     raise ValueError(f"{path} {reason}: it is damaged; delete it with its mark and run `ip2p pairs` again")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a shard was finished and still has its size; one that was cut off is made again."""
+    try:
+        check_shard(path)
+    except ValueError:
+        return False
+    return True
+
+
+def missing_shards(folder: Path) -> list[Path]:
+    """Shards that a folder's run is to make and that are not there: it goes on elsewhere, was stopped, or lost them."""
+    run = folder / "run.json"
+    count = recorded(run).get(SHARDS, 0) if run.is_file() else 0
+    return [p for n in range(count) if not (p := shard_path(folder, n)).is_file()]
 
 
 def candidate_shards(folder: Path) -> list[Path]:
@@ -226,8 +238,12 @@ def claim_folder(
     configuration: dict[str, Any],
     record: str = "run.json",
     remedy: str = "choose an empty folder, or delete it to start over",
+    note: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the folder's run record, or check that it was made by this very configuration.
+
+    Args:
+        note: goes on record as well, and is not compared.
 
     Raises:
         ValueError: the folder holds results of another configuration, or cannot be written.
@@ -242,6 +258,6 @@ def claim_folder(
             )
         return
     try:
-        storage.record_run(folder, {**configuration, "fingerprint": mark}, record)
+        storage.record_run(folder, {**configuration, **(note or {}), "fingerprint": mark}, record)
     except OSError as error:
         raise ValueError(f"the output folder must be writable, but {folder} is not: {error}") from error

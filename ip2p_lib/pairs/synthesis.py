@@ -16,7 +16,7 @@ from ip2p_lib.backbone import Backbone
 from ip2p_lib.fitting import Room
 from ip2p_lib.pairs.candidates import Candidate, blocks, draw_candidates
 from ip2p_lib.pairs.sampling import Hopeless, pair_latents
-from ip2p_lib.pairs.shards import claim_folder, is_committed, shard_path, writing_shard
+from ip2p_lib.pairs.shards import SHARDS, claim_folder, is_whole, shard_path, writing_shard
 from ip2p_lib.presets import PairConfig
 from ip2p_lib.records import Triplet
 
@@ -132,15 +132,26 @@ def _judged(
         size=config.resolution,
         hopeless=hopeless,
     )
-    alive = torch.cat([z.flatten(1) for z in latents], dim=1).isfinite().all(1)
+    alive = _finite(latents)
+    if alive.any():
+        decoded = [backbone.decode_latents(z[alive]) for z in latents]
+        fine = _finite(decoded)
+        alive[alive.clone()] = fine
+        first, second = (images.to_pictures(p[fine]) for p in decoded)
+    else:
+        first, second = [], []
     made = [c for c, is_alive in zip(batch, alive.tolist(), strict=True) if is_alive]
-    first, second = (images.to_pictures(backbone.decode_latents(z[alive])) if made else [] for z in latents)
     verdicts = [False] * len(made)
     if critic and made:  # it sees what is stored, rounded to bytes, so that it agrees with the filter
         verdicts = critic(made, images.to_tensor(first), images.to_tensor(second))
     finished = zip(first, second, verdicts, strict=True)
     judged = [next(finished) if is_alive else (False,) for is_alive in alive.tolist()]
     return [(pair, passed) for *pair, passed in judged]
+
+
+def _finite(pair: Sequence[Tensor]) -> Tensor:
+    """(B,): whether both of a row's parts are numbers throughout."""
+    return torch.cat([part.flatten(1) for part in pair], dim=1).isfinite().all(1)
 
 
 def _preview(backbone: Backbone, batch: Sequence[Candidate], config: PairConfig, critic: Critic) -> Hopeless:
@@ -197,8 +208,10 @@ def claim_run(
         raise ValueError(f"every triplet must have an id of its own, but {twice!r} occurs more than once")
     digest = storage.fingerprint([t.as_row() for t in triplets])
     judged = {"critic": critic.settings} if critic and config.stops_early else {}
-    claim_folder(folder, {"stage": "pairs", **asdict(config), "model": model, "triplets": digest, **judged})
-    return units_of(triplets, config)
+    claimed = {"stage": "pairs", **asdict(config), "model": model, "triplets": digest, **judged}
+    units = units_of(triplets, config)
+    claim_folder(folder, claimed, note={SHARDS: len(units)})
+    return units
 
 
 def synthesise(
@@ -223,7 +236,7 @@ def synthesise(
     total, done, reused = len(triplets) * config.candidates_per_triplet, 0, 0
     for unit in claim_run(triplets, backbone.name, config, folder, critic):
         count = len(unit.triplets) * config.candidates_per_triplet
-        if is_committed(shard_path(folder, unit.number)):
+        if is_whole(shard_path(folder, unit.number)):
             reused += count
             yield Progress(done + count, total, reused)
         else:
