@@ -189,7 +189,7 @@ def test_the_cache_is_used_again(pair_folder, base, data):
 def test_a_changed_resolution_or_number_of_crops_is_another_cache(pair_folder, base, data):
     assert open_dataset(pair_folder, base, resolution=16).condition.shape == (9, 2, 4, 8, 8)
     assert open_dataset(pair_folder, base, resolution=32, crops=2).condition.shape == (9, 4, 4, 16, 16)
-    assert len(list(pair_folder.glob(".latents/*"))) == 3
+    assert len(list(pair_folder.glob(".latents/*/"))) == 3
     assert np.array_equal(open_dataset(pair_folder, base, resolution=32).condition, data.condition)
 
 

@@ -14,12 +14,12 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from ip2p_lib import images, records
+from ip2p_lib import images, records, storage
 from ip2p_lib.dataset import find_shards, open_dataset, pair_files
 from ip2p_lib.dataset import reading as reader
 from ip2p_lib.dataset.encoding import Encoder, encode_shards
 from ip2p_lib.dataset.rows import PICTURES
-from ip2p_lib.pairs import PAIR_SCHEMA
+from ip2p_lib.pairs import PAIR_SCHEMA, shard_path
 from ip2p_lib.presets import TrainConfig
 from ip2p_lib.training import train_editor
 from ip2p_lib.unet import widen_unet
@@ -409,3 +409,25 @@ def test_another_model_shares_a_folder_without_harm(pair_folder, base, data):
     before = {p: p.stat().st_mtime_ns for p in pair_folder.glob(".latents/*/*/*")}
     same(open_dataset(pair_folder, other, resolution=32), data)
     assert {p: p.stat().st_mtime_ns for p in pair_folder.glob(".latents/*/*/*")} == before
+
+
+def test_a_file_is_read_for_its_digest_once_and_again_when_it_changed(pair_folder, tmp_path, monkeypatch):
+    asked = []
+    whole = storage.sha256
+    monkeypatch.setattr(storage, "sha256", lambda path: asked.append(path.name) or whole(path))
+
+    def digests():
+        asked.clear()
+        with reader.remembered(tmp_path / "digests.json") as known:
+            return [s.digest for s in find_shards(pair_folder, known)]
+
+    first = digests()
+    assert asked == ["candidates-00000.parquet", "candidates-00001.parquet"]
+    assert digests() == first
+    assert asked == []
+    one, two = (shard_path(pair_folder, n) for n in (0, 1))
+    one.write_bytes(two.read_bytes())
+    assert digests() == [first[1], first[1]]
+    assert asked == ["candidates-00000.parquet"]
+    (tmp_path / "digests.json").write_text("[")
+    assert digests() == [first[1], first[1]], "a damaged memory is none"

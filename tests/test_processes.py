@@ -27,7 +27,7 @@ def train(pairs, out, *options, processes=1):
         env=cpu,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-8000:]
@@ -42,7 +42,8 @@ OPTIONS = (
 
 def test_two_processes_give_the_result_of_one(pair_folder, tmp_path):
     for count in (1, 2):
-        train(pair_folder, tmp_path / str(count), *OPTIONS, processes=count)
+        cache = ("--cache", str(tmp_path / f"latents-{count}"))
+        train(pair_folder, tmp_path / str(count), *OPTIONS, *cache, processes=count)
     for name in WEIGHTS:
         one, two = (
             load_file(tmp_path / str(n) / "run" / "checkpoint-00000003" / f"{name}.safetensors")
@@ -52,6 +53,9 @@ def test_two_processes_give_the_result_of_one(pair_folder, tmp_path):
         for key in one:
             torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=3e-5)
     assert len(list((tmp_path / "2" / "run").glob("checkpoint-*"))) == 1
+    found = [p.relative_to(tmp_path / "latents-2") for p in (tmp_path / "latents-2").glob("*/*/index.json")]
+    assert len(found) == 2, "each encodes one of two shards"
+    assert all((tmp_path / "latents-1" / p).is_file() for p in found)
     assert (tmp_path / "2" / "editor" / "README.md").is_file()
 
 

@@ -140,19 +140,19 @@ class _Run:
             manifest="" if model else preset.manifest,
             device=self.processes.device,
         )
-        with self.processes.main_process_first():  # encodes; the others find the cache
-            self.parts = {
-                part: open_dataset(
-                    data,
-                    self.base,
-                    resolution=config.resolution,
-                    crops=crops,
-                    held_out=held_out,
-                    part=part,
-                    cache=cache,
-                )
-                for part in (("train", "held_out") if held_out else ("train",))
-            }
+        self.parts = {
+            part: open_dataset(
+                data,
+                self.base,
+                resolution=config.resolution,
+                crops=crops,
+                held_out=held_out,
+                part=part,
+                cache=cache,
+                crew=self.processes,
+            )
+            for part in (("train", "held_out") if held_out else ("train",))
+        }
         self.lora_rank = lora_rank
         # Training needs a copy of the UNet on the device, and not the one that it was copied from.
         self.start = self.base.unet.to("cpu")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ip2p_lib import storage
 from ip2p_lib.backbone import Backbone
 from ip2p_lib.dataset.encoding import ARRAYS, Encoder, JoinedArray, encode_shards, read_index
-from ip2p_lib.dataset.reading import find_shards
+from ip2p_lib.dataset.reading import find_shards, remembered
 
 SIDED = re.compile(r"\b(left|right)", re.IGNORECASE)  # also leftmost, right-hand
 PARTS = ("train", "held_out")
@@ -109,6 +110,7 @@ def open_dataset(
     part: str = "train",
     cache: Path | None = None,
     crops: int = 1,
+    crew: PartialState | None = None,
 ) -> EditDataset:
     """Encode a folder of pairs once, and open the result memory-mapped.
 
@@ -122,6 +124,7 @@ def open_dataset(
         part: "train" for the others, "held_out" for those.
         cache: where encoded pairs are kept, default `folder/.latents`.
         crops: 1 for the whole picture; more for that many random crops of each pair.
+        crew: processes that share the encoding, shard by shard, on one file system; all of them must call this.
 
     Raises:
         FileNotFoundError: no pairs in the folder.
@@ -132,8 +135,10 @@ def open_dataset(
         raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
     encoder = Encoder(backbone, resolution, crops)
     _check_unet(backbone)
-    shards = find_shards(folder)
-    homes = encode_shards(shards, encoder, cache or folder / ".latents")
+    cache = cache or folder / ".latents"
+    with remembered(cache / "digests.json", keep=crew is None or crew.is_main_process) as digests:
+        shards = find_shards(folder, digests)
+    homes = encode_shards(shards, encoder, cache, crew)
     counts, shape = [s.count for s in shards], encoder.shape
     indices = [read_index(home, count, shape) for home, count in zip(homes, counts, strict=True)]
     prompts = [p for index in indices for p in index["prompts"]]

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -188,22 +189,33 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
 
 
-def encode_shards(shards: Sequence[Shard], encoder: Encoder, cache: Path) -> list[Path]:
+def encode_shards(
+    shards: Sequence[Shard], encoder: Encoder, cache: Path, crew: PartialState | None = None
+) -> list[Path]:
     """Folders with the latents of each shard; those that the cache lacks are encoded, each whole or not at all.
 
     They are named by what latents depend on: autoencoder, resolution and crops; then texts and pictures.
+
+    Args:
+        crew: processes that all call this with the same shards; each encodes its part and waits for the others.
 
     Raises:
         ValueError: a shard cannot be read, its latents are refused, or the disk is full.
     """
     record = encoder.record()
     homes = [cache / storage.fingerprint(record) / s.digest[:16] for s in shards]
-    missing = [(s, h) for s, h in zip(shards, homes, strict=True) if not (h / INDEX).is_file()]
+    lacking = {h: s for s, h in zip(shards, homes, strict=True) if not (h / INDEX).is_file()}
+    missing = [(s, h) for h, s in lacking.items()]
+    if crew is not None:
+        crew.wait_for_everyone()  # all have looked before the first one writes
+        missing = missing[crew.process_index :: crew.num_processes]
     total = sum(s.count for s, _ in missing)
     with tqdm(total=total, desc="encoding pairs", unit="pair", disable=not missing) as bar:
         for shard, home in missing:
             with needing_room(home), storage.atomic_folder(home) as partial:
                 encoder.write(shard, partial, {"pairs": shard.path.name, **record}, bar)
+    if crew is not None:
+        crew.wait_for_everyone()
     return homes
 
 

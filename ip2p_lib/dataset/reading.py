@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -22,9 +23,11 @@ from ip2p_lib.dataset.rows import (
     picture_file,
     reading,
 )
+from ip2p_lib.pairs.shards import needing_room
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_NAME = "_file_name"  # `datasets` opens x_file_name as the picture x
+Digests = dict[str, list[int | str]]  # of files by name: size, time of change, digest
 GROUP = 64  # rows held in memory together
 PIECE = 1024  # pairs of a picture folder that are encoded and kept together
 
@@ -50,8 +53,39 @@ class Shard:
             yield as_pair(row, f"{self.path} row {number}", self.path.parent)
 
 
-def find_shards(folder: Path) -> list[Shard]:
+@contextmanager
+def remembered(path: Path, *, keep: bool = True) -> Iterator[Digests]:
+    """What is known of files between runs, in a JSON file; if that is lost or damaged, nothing is.
+
+    Args:
+        keep: write what is new; of several processes only one may.
+    """
+    try:
+        found = storage.read_json(path)
+    except (OSError, ValueError):
+        found = {}
+    known: Digests = found if isinstance(found, dict) else {}
+    before = dict(known)
+    yield known
+    if keep and known != before:
+        with needing_room(path):
+            storage.write_json(path, known)
+
+
+def _sha256(path: Path, known: Digests) -> str:
+    """A file's digest, looked up while size and time of the file are what they were: large ones take minutes."""
+    now, name = path.stat(), str(path.resolve())
+    state = [now.st_size, now.st_mtime_ns]
+    if known.get(name, [])[:2] != state:
+        known[name] = [*state, storage.sha256(path)]
+    return str(known[name][2])
+
+
+def find_shards(folder: Path, known: Digests | None = None) -> list[Shard]:
     """Everything of a folder that training reads, in order; files without a row are passed over.
+
+    Args:
+        known: digests of files seen before, to which those of new ones are added.
 
     Raises:
         FileNotFoundError: the folder holds no pairs.
@@ -59,7 +93,9 @@ def find_shards(folder: Path) -> list[Shard]:
     """
     found: list[Shard] = []
     for path in pair_files(folder):
-        found += _pieces(path) if path.name in METADATA else _parquet_shard(path)
+        found += (
+            _pieces(path) if path.name in METADATA else _parquet_shard(path, {} if known is None else known)
+        )
     if not found:
         raise ValueError(f"{folder} must hold at least one pair, but its files have no rows")
     return found
@@ -130,13 +166,13 @@ def _of_training(files: list[Path], folder: Path) -> list[Path]:
     return named or files
 
 
-def _parquet_shard(path: Path) -> list[Shard]:
+def _parquet_shard(path: Path, known: Digests) -> list[Shard]:
     """The file as one shard; none where it has no rows."""
     columns = _columns_of(path)
     if not columns:
         return []
     with reading(path):
-        metadata, digest = pq.read_metadata(path), storage.sha256(path)
+        metadata, digest = pq.read_metadata(path), _sha256(path, known)
     read = partial(_parquet_rows, path, columns)
     if not all(_is_embedded(metadata, columns[c]) for c in PICTURES):
         digest = storage.fingerprint([digest, _outside_pictures(read(), path)])

@@ -71,11 +71,16 @@ def save_checkpoint(
     config: FitConfig,
     loss: dict[str, float],
     *,
+    loss_scale: dict[str, Any] | None = None,
     is_main: bool = True,
 ) -> None:
     """Write checkpoint-XXXXXXXX: what is trained, its average, the optimiser's state; drop the oldest.
 
     Every process calls this, the main one writes.
+
+    Args:
+        loss: state of a `LossWatch`.
+        loss_scale: state of fp16's scaler, where there is one.
     """
 
     def kept(tensor: Tensor) -> Tensor:
@@ -95,6 +100,7 @@ def save_checkpoint(
     if not is_main:
         return
     state = {"step": step, "ema_updates": ema.updates, "loss": loss, "config": asdict(config)}
+    state |= {"loss_scale": loss_scale} if loss_scale else {}
     with storage.atomic_folder(folder / f"checkpoint-{step:08d}") as partial:
         for name, group in tensors.items():
             save_file(group, partial / f"{name}.safetensors")

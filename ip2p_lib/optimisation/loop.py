@@ -26,7 +26,7 @@ from ip2p_lib.optimisation.config import FitConfig, check_precision
 
 LossAt = Callable[[int], Tensor]  # optimiser micro-step -> scalar loss; all randomness keyed by the step
 CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
-PATIENCE = timedelta(days=1)  # of processes that wait while the first one encodes pairs
+PATIENCE = timedelta(days=1)  # of processes that wait while another one encodes its last shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +85,7 @@ def fit(
     module, stepper = accelerator.prepare(_Step(model, loss_at), _optimizer(model, config, groups))
     base_rates = [g["lr"] for g in stepper.param_groups]
     ema = Ema(model, config.ema_decay)
-    state: dict[str, Any] = {"step": 0, "loss": None}
-    if folder:
-        state = load_checkpoint(folder, model, stepper.optimizer, ema, config)
-        if accelerator.is_main_process:
-            clear_leftovers(folder, config.keep_checkpoints)
+    state = _continued(folder, accelerator, model, stepper.optimizer, ema, config)
     watch = LossWatch(config.loss_limit, accelerator.device, state["loss"])
     if state["step"] >= config.steps:  # finished earlier: hand the result over once
         yield Report(state["step"], torch.tensor(float("nan")), model, ema)
@@ -110,10 +106,30 @@ def fit(
         if folder and is_due:
             save_checkpoint(
                 folder, done, model, stepper.optimizer, ema, config, watch.state(),
+                loss_scale=accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
                 is_main=accelerator.is_main_process,
             )  # fmt: skip
             accelerator.wait_for_everyone()
         yield Report(done, loss, model, ema)
+
+
+def _continued(
+    folder: Path | None,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema,
+    config: FitConfig,
+) -> dict[str, Any]:
+    """Fill everything from the newest checkpoint, if there is one; returns its record."""
+    if folder is None:
+        return {"step": 0, "loss": None}
+    state = load_checkpoint(folder, model, optimizer, ema, config)
+    if accelerator.is_main_process:
+        clear_leftovers(folder, config.keep_checkpoints)
+    if accelerator.scaler is not None and state.get("loss_scale"):  # else fp16 overflows its way down again
+        accelerator.scaler.load_state_dict(state["loss_scale"])
+    return state
 
 
 def _optimizer(
