@@ -100,6 +100,16 @@ def test_damaged_weights_are_refused_by_name(copied, name, damage):
         models.load_backbone(str(copied / "editor"))
 
 
+def test_a_tokenizer_without_its_files_is_refused(copied):
+    """It would load all the same, know no word, and every instruction would be called unreadable."""
+    for path in (copied / "editor" / "tokenizer").iterdir():
+        path.unlink()
+    with pytest.raises(
+        ValueError, match=r"editor/tokenizer must hold the vocabulary .* but has 2; is tokenizer.json"
+    ):
+        models.load_backbone(str(copied / "editor"))
+
+
 def test_weights_of_another_shape_are_refused(copied):
     config = copied / "editor" / "unet" / "config.json"
     storage.write_json(config, {**storage.read_json(config), "block_out_channels": [32, 96]})

@@ -108,7 +108,7 @@ def test_the_likeliest_tokens_are_those_of_the_softmax():
 
 def test_bars_are_as_long_as_their_shares():
     sheet = np.asarray(bars([("half", 0.5), ("all", 1.0), ("none", 0.0)], marked="half"))
-    marked, plain = ((sheet == colour).all(-1) for colour in (explorables.RED, explorables.GREEN))
+    marked, plain = ((sheet == colour).all(-1) for colour in (explorables.ORANGE, explorables.BLUE))
     assert marked.any(1).sum() > 10
     lengths = [marked.sum(1).max(), plain[:56].sum(1).max(), plain[56:].sum(1).max()]
     assert lengths[1] == pytest.approx(2 * lengths[0], abs=2)
@@ -141,7 +141,7 @@ def test_an_outline_runs_around_the_mask_and_nowhere_else():
     mask = np.zeros((8, 8), bool)
     mask[2:6, 2:6] = True
     out = np.asarray(outlined(Image.new("RGB", (8, 8), "white"), mask))
-    red = (out == explorables.RED).all(-1)
+    red = (out == explorables.ORANGE).all(-1)
     assert out.shape == (16, 16, 3)
     assert red[4, 4:12].all()
     assert not red[6:10, 6:10].any()

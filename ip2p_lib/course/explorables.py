@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ip2p_lib import records
 from ip2p_lib.attention import AttentionMaps
-from ip2p_lib.course.figures import GREEN, INK, PAPER, RED
+from ip2p_lib.course.figures import BLUE, INK, ORANGE, PAPER
 from ip2p_lib.diffusion import Schedule
 from ip2p_lib.filtering import passes
 from ip2p_lib.presets import FilterConfig
@@ -146,7 +146,7 @@ def bars(shares: Sequence[tuple[str, float]], *, marked: str = "", width: int = 
         is_marked = bool(marked) and name == marked
         draw.text((6, top + 2), f"{name} *" if is_marked else name, INK, font)
         end = left + round(share * (width - left - right))
-        draw.rectangle((left, top + 2, max(end, left + 1), top + row - 6), RED if is_marked else GREEN)
+        draw.rectangle((left, top + 2, max(end, left + 1), top + row - 6), ORANGE if is_marked else BLUE)
         draw.text((end + 6, top + 2), f"{share:.1%}", INK, font)
     return sheet
 
@@ -192,5 +192,5 @@ def outlined(picture: Image.Image, mask: np.ndarray, scale: int = 2) -> Image.Im
     inside = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
     edge = ImageChops.subtract(inside, inside.filter(ImageFilter.MinFilter(3)))
     out = picture.resize(size, Image.Resampling.NEAREST)
-    out.paste(Image.new("RGB", size, RED), (0, 0), edge)
+    out.paste(Image.new("RGB", size, ORANGE), (0, 0), edge)
     return out

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ip2p_lib import images, storage
 
-INK, PAPER, GREEN, RED = (
+INK, PAPER, BLUE, ORANGE = (
     (40, 40, 48),
     (255, 255, 255),
     (0, 114, 178),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from PIL import Image
 
 from ip2p_lib.backbone import Backbone
-from ip2p_lib.course.figures import GREEN, RED, Cell, contact_sheet, save_picture
+from ip2p_lib.course.figures import BLUE, ORANGE, Cell, contact_sheet, save_picture
 from ip2p_lib.evaluation.beyond import SHOWN, WISHES, Granted
 from ip2p_lib.evaluation.cases import Case
 from ip2p_lib.evaluation.side_by_side import Made, make
@@ -22,7 +22,7 @@ SHORT = {"sdedit": "SDEdit, caption", "sdedit-instruction": "SDEdit, instr.", "t
 def _judged(made: Made) -> Cell:
     """A result with the judge's words; the frame says the same in colour, and is nothing without them."""
     exact = made.row.exact
-    return Cell(made.edited.picture, made.said, None if exact is None else GREEN if exact else RED)
+    return Cell(made.edited.picture, made.said, None if exact is None else BLUE if exact else ORANGE)
 
 
 def systems_sheet(columns: Sequence[Sequence[Made]]) -> Image.Image:

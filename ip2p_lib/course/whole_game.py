@@ -20,7 +20,7 @@ from ip2p_lib.backbone import (
     load_text_to_image,
     load_writer,
 )  # fmt: skip
-from ip2p_lib.course.figures import GREEN, RED, Cell, Section, contact_sheet, save_picture, write_page
+from ip2p_lib.course.figures import BLUE, ORANGE, Cell, Section, contact_sheet, save_picture, write_page
 from ip2p_lib.dataset import open_dataset
 from ip2p_lib.evaluation import EditScore, distance_ratio, evaluate_edits, pairs_exact, share
 from ip2p_lib.judge import Judge
@@ -139,7 +139,7 @@ class WholeGame:
             images.from_bytes(row[c]["bytes"]) for c in (records.ORIGINAL_IMAGE, records.EDITED_IMAGE)
         )
         numbers = f"dir {score['clip_sim_dir']:.2f} img {score['clip_sim_image']:.2f} p2p {row[records.P2P_THRESHOLD]:.2f}"
-        frame = GREEN if exact else RED
+        frame = BLUE if exact else ORANGE
         return [
             Cell(first, row[records.ORIGINAL_PROMPT]),
             Cell(second, f"{row[records.EDIT_PROMPT]}: {numbers}", frame),
@@ -189,7 +189,7 @@ class WholeGame:
         self.metrics["edit_l1_over_unedited_l1"] = asdict(ratio)
         rows = []
         for triplet, (score, before, after, truth) in zip(triplets, edited, strict=True):
-            frame = GREEN if score.exact else RED
+            frame = BLUE if score.exact else ORANGE
             rows.append(
                 [
                     Cell(before, triplet.edit),

@@ -71,7 +71,11 @@ class Builder:
             )
             last.ema.swap()
             vae_stage.set_scale(last.model.cpu(), scene_pixels(sample_scenes(256, 1)))
-            last.model.save_pretrained(folder)
+            alone = vae_stage.DecoderRecipe()
+            steps = vae_stage.train_decoder(alone, last.model, self.work)
+            last = self._watch("decoder", steps, alone.steps, sheet, asdict(alone))
+            last.ema.swap()
+            last.model.cpu().save_pretrained(folder)
         return AutoencoderKL.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
 
     def clip(self) -> CLIPTextModel:
@@ -133,7 +137,7 @@ class Builder:
         last = self._watch("unet", steps, recipe.steps, sheet, asdict(recipe))
         last.ema.swap()
         save_pipeline(assembled(last), self.out / "text_to_image")
-        self._card("unet", "text_to_image", extra=("vae", "clip"))
+        self._card("unet", "text_to_image", extra=("vae", "decoder", "clip"))
 
     def pretrained_writer(self) -> LanguageModel:
         """The writer before it has seen a triplet."""

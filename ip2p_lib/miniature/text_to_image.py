@@ -31,7 +31,7 @@ class UNetRecipe:
     batch_size: int = 64
     kite_share: float = 0.4  # of each batch; a kite is thin and small, and at its own 14 % was never learned
     caption_dropout: float = 0.1
-    steps: int = 2_100
+    steps: int = 5_000
     seed: int = 14
 
     @property

@@ -46,6 +46,7 @@ WRONG = {
     ],
     "01.2": [
         (reading(cut=None), "What follows END"),
+        (reading(cut="END"), "line of its own"),
         (reading(strip=str), "Strip both"),
         (reading(parts=(1, 2)), "One part"),
         (reading(parts=(2, 3)), "Three parts"),

@@ -64,6 +64,11 @@ def check_reading(answer: Callable[..., Any], seed: int) -> None:
     cases: list[tuple[str, Any, int | str]] = [
         (f"{whole}\nEND", good, "A good completion: cut it at the line END, then at the line %%."),
         (f"{whole}\nEND\n\na cat\n##\n", good, "What follows END is none of our business: cut there first."),
+        (
+            f"write THE END on {first}\n%%\n{second}\nEND",
+            (f"write THE END on {first}", second),
+            "END ends a completion where it is a line of its own, not inside a sentence.",
+        ),
         (f" {first} \n%%\n {second} \nEND", good, "Strip both parts of spaces."),
         (first, None, "One part alone is no triplet: there must be exactly two."),
         (f"{whole}\n%%\na red house\nEND", None, "Three parts are no triplet: there must be exactly two."),

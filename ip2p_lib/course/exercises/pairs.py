@@ -40,9 +40,23 @@ def check_noise(answer: Callable[..., Any], seed: int) -> None:
         not torch.equal(later, answer([seed + 4], shape, 0)[0]),
         "Seed + draw makes (3, draw 1) the noise of (4, draw 0): let the key tell all pairs apart.",
     )
+    _check_keys(answer)
     large = answer([seed], (64, 64), 2)
     off = max(abs(large.mean().item()), abs(large.std().item() - 1))
     need(off < 0.1, "Diffusion wants normal noise: mean 0 and deviation 1.", f"off by {off:.2f}")
+
+
+def _check_keys(answer: Callable[..., Any]) -> None:
+    """Many pairs of seed and draw, none of which may share its noise with another."""
+    seen: dict[tuple[float, ...], tuple[int, int]] = {}
+    for draw in (*range(16), 100):
+        for seed, row in enumerate(answer(list(range(16)), (3,), draw)):
+            twin = seen.setdefault(tuple(row.tolist()), (seed, draw))
+            need(
+                twin == (seed, draw),
+                "Two pairs of seed and draw make one key: let the key tell all pairs apart.",
+                f"seed {twin[0]}, draw {twin[1]} and seed {seed}, draw {draw} give one noise",
+            )
 
 
 def check_rule(answer: Callable[..., Any], seed: int) -> None:
