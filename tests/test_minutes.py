@@ -7,8 +7,16 @@ import nbformat
 import pytest
 
 from ip2p_lib import storage
+from ip2p_lib.course import minutes
 from ip2p_lib.course.exercises import all_exercises
-from ip2p_lib.course.minutes import ABOUT, notebooks_table, numbered_notebooks, put_in_solutions, run
+from ip2p_lib.course.minutes import (
+    ABOUT,
+    notebooks_table,
+    numbered_notebooks,
+    put_in_solutions,
+    run,
+    run_all,
+)
 from ip2p_lib.presets import DATA
 
 WORDS = {"half a": 0.5, "a": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
@@ -22,7 +30,7 @@ def stated_minutes(text: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("text", "minutes"),
+    ("text", "expected"),
     [
         ("On two CPU cores it takes about a minute.", 1),
         ("it takes about a minute and a half.", 1.5),
@@ -30,8 +38,8 @@ def stated_minutes(text: str) -> float:
         ("It takes about three minutes.", 3),
     ],
 )
-def test_minutes_are_read(text, minutes):
-    assert stated_minutes(text) == minutes
+def test_minutes_are_read(text, expected):
+    assert stated_minutes(text) == expected
 
 
 measured = pytest.mark.skipif(not MEASURED.exists(), reason="not measured yet: run `ip2p notebooks --record`")
@@ -79,6 +87,28 @@ def test_a_notebook_runs_in_its_folder_and_is_left_as_it_was(tmp_path):
     assert 0 < run(path) < 60
     assert (tmp_path / "here").exists()
     assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_notebooks_that_run_together_share_the_cores(tmp_path, monkeypatch):
+    """Each waits for a file of the other's, so that one after the other would never end."""
+    wait = """
+import os, time
+from pathlib import Path
+assert int(os.environ["OMP_NUM_THREADS"]) == max(1, os.cpu_count() // 2)
+Path("{mine}").touch()
+while not Path("{theirs}").exists():
+    time.sleep(0.1)
+"""
+    for name, mine, theirs in (("00_a", "a", "b"), ("01_b", "b", "a")):
+        notebook_of(tmp_path, wait.format(mine=mine, theirs=theirs)).rename(tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(minutes, "NOTEBOOKS", tmp_path)
+    assert {name for name, _ in run_all(jobs=2)} == {"00_a", "01_b"}
+
+
+def test_minutes_are_kept_of_one_notebook_at_a_time(tmp_path):
+    with pytest.raises(ValueError, match="one at a time; leave out --solved, --jobs and numbers"):
+        next(run_all(tmp_path / "minutes.json", jobs=2))
 
 
 @pytest.mark.slow
