@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ip2p_lib import images
 from ip2p_lib.backbone import Backbone, ClipEncoder
+from ip2p_lib.baselines.sdedit import guided
 from ip2p_lib.diffusion import euler_ancestral
 from ip2p_lib.editing import edit
 from ip2p_lib.evaluation.intervals import Measure, bootstrap_ratio, shares_by_kind
-from ip2p_lib.guidance import single_guidance
 from ip2p_lib.judge import Judge, Verdict, read_attributes
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.records import Triplet
@@ -58,19 +58,11 @@ def sample_captions(
     batch_size: int = 64,
 ) -> Tensor:
     """Text-to-image: pictures (N, 3, H, W) in [-1, 1]; picture i has the seed `seed + i`."""
-    null = model.encode_text([""])
     side, out = resolution // model.factor, []
     for start in range(0, len(captions), batch_size):
         texts = captions[start : start + batch_size]
-        states = torch.cat([null.expand(len(texts), -1, -1), model.encode_text(texts)])
-
-        def predict(scaled: Tensor, timestep: Tensor, step: int, states: Tensor = states) -> Tensor:
-            doubled = torch.cat([scaled, scaled]).to(model.unet.dtype)
-            uncond, cond = model.unet(doubled, timestep, states).sample.float().chunk(2)
-            return single_guidance(cond, uncond, guidance_scale)
-
         *_, last = euler_ancestral(
-            predict,
+            guided(model, texts, guidance_scale),
             model.scheduler,
             seeds=[seed + start + i for i in range(len(texts))],
             shape=(model.latent_channels, side, side),

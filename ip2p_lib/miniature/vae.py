@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -84,20 +85,25 @@ def reconstruction_loss(rebuilt: Tensor, pixels: Tensor) -> Tensor:
     return F.l1_loss(rebuilt, pixels) + 2 * F.mse_loss(rebuilt, pixels)
 
 
+def drawn_batch(
+    recipe: VaeRecipe | DecoderRecipe, pictures: NDArray[np.uint8], step: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Pixels of a step's pictures (B, 3, 64, 64) and noise for their latents (B, 4, 16, 16), keyed by the step."""
+    picked = np.sort(batch_indices(len(pictures), recipe.batch_size, step, recipe.seed))
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    noise = torch.randn(len(picked), 4, 16, 16, generator=generator)
+    return as_tensor(pictures[picked], device), noise.to(device)
+
+
 def train_vae(recipe: VaeRecipe, work: Path) -> Iterator[Report]:
     """Train the autoencoder, resuming in `work/vae`."""
     _, pictures = drawn_scenes(recipe.pictures, BASE_SEED, work)
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(recipe.seed)  # initial weights only, inside the fork
         vae = build_vae(recipe.channels)
-    generator = torch.Generator()
 
     def loss_at(step: int) -> Tensor:
-        picked = np.sort(batch_indices(len(pictures), recipe.batch_size, step, recipe.seed))
-        pixels = as_tensor(pictures[picked], vae.device)
-        generator.manual_seed(recipe.seed * 1_000_003 + step)
-        noise = torch.randn(len(pixels), 4, 16, 16, generator=generator).to(vae.device)
-        return vae_loss(vae, pixels, noise, recipe.kl_weight)
+        return vae_loss(vae, *drawn_batch(recipe, pictures, step, vae.device), recipe.kl_weight)
 
     return fit(vae, loss_at, recipe.fit, folder=work / "vae")
 
@@ -111,13 +117,9 @@ def train_decoder(recipe: DecoderRecipe, vae: AutoencoderKL, work: Path) -> Iter
     vae.requires_grad_(False)
     for part in (vae.post_quant_conv, vae.decoder):
         part.requires_grad_(True)
-    generator = torch.Generator()
 
     def loss_at(step: int) -> Tensor:
-        picked = np.sort(batch_indices(len(pictures), recipe.batch_size, step, recipe.seed))
-        pixels = as_tensor(pictures[picked], vae.device)
-        generator.manual_seed(recipe.seed * 1_000_003 + step)
-        noise = torch.randn(len(pixels), 4, 16, 16, generator=generator).to(vae.device)
+        pixels, noise = drawn_batch(recipe, pictures, step, vae.device)
         with torch.no_grad():
             posterior = vae.encode(pixels).latent_dist
         return reconstruction_loss(vae.decode(posterior.mean + posterior.std * noise).sample.float(), pixels)
