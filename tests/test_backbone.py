@@ -259,6 +259,21 @@ def test_a_mark_sees_signs_order_and_precision():
     assert models.weights_mark(copy.deepcopy(layer)) == models.weights_mark(layer)
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "scheduler", "scale"])
+def test_a_model_s_mark_sees_each_of_its_parts(base, part):
+    """Else a sweep made with another decoder would pass for one that was made already."""
+    other = replace(base, **({part: copy.deepcopy(getattr(base, part))} if part != "scale" else {}))
+    assert models.model_mark(other) == models.model_mark(base)
+    if part == "scheduler":
+        other.scheduler.register_to_config(prediction_type="sample")
+    elif part == "scale":
+        other = replace(base, vae=copy.deepcopy(base.vae))
+        other.vae.register_to_config(scaling_factor=0.5)
+    else:
+        next(getattr(other, part).parameters()).data.neg_()
+    assert models.model_mark(other) != models.model_mark(base)
+
+
 def test_the_device_is_chosen_with_a_reason():
     device, dtype, reason = models.pick_device()
     assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")

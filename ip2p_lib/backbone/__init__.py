@@ -1,7 +1,7 @@
 """Models: the only place that loads weights and chooses device and dtype."""
 
 from ip2p_lib.backbone.clip import ClipEncoder, build_clip, load_clip
-from ip2p_lib.backbone.files import weights_mark
+from ip2p_lib.backbone.files import model_mark, weights_mark
 from ip2p_lib.backbone.language import LanguageModel, load_language_model, load_writer
 from ip2p_lib.backbone.loading import (
     load_backbone,
@@ -27,6 +27,7 @@ __all__ = [
     "load_language_model",
     "load_text_to_image",
     "load_writer",
+    "model_mark",
     "model_name",
     "pick_device",
     "weights_mark",

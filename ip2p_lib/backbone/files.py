@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ip2p_lib import storage
+from ip2p_lib.backbone.model import Backbone
 from ip2p_lib.storage import first_line
 
 
@@ -65,3 +67,10 @@ def weights_mark(module: nn.Module) -> str:
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def model_mark(backbone: Backbone) -> str:
+    """Digest of all that decides what a model makes of a text and a seed: its networks, and what weights do not show."""
+    networks = [weights_mark(m) for m in (backbone.text_encoder, backbone.vae, backbone.unet)]
+    schedule = {n: v for n, v in dict(backbone.scheduler.config).items() if not n.startswith("_")}
+    return storage.fingerprint([networks, backbone.vae.config.scaling_factor, schedule])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from ip2p_lib import images, storage
-from ip2p_lib.backbone import Backbone, weights_mark
+from ip2p_lib.backbone import Backbone, model_mark
 from ip2p_lib.baselines.systems import Edited, System
 from ip2p_lib.fitting import Room
 from ip2p_lib.pairs import Candidate, blocks, pair_latents
@@ -57,6 +57,6 @@ def prompt_to_prompt(
         dial="threshold",
         values=THRESHOLDS,
         run=run,
-        mark=storage.fingerprint([weights_mark(base.unet), guidance_scale, num_inference_steps]),
+        mark=storage.fingerprint([model_mark(base), guidance_scale, num_inference_steps]),
         own_sources=True,
     )

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from ip2p_lib import images, storage
-from ip2p_lib.backbone import Backbone, weights_mark
+from ip2p_lib.backbone import Backbone, model_mark
 from ip2p_lib.baselines.systems import Edited, System
 from ip2p_lib.diffusion import Denoiser, euler_ancestral, seeded_noise
 from ip2p_lib.guidance import single_guidance
@@ -157,7 +157,7 @@ def sdedit(
             out[r] = Edited(picture)
         return out
 
-    settings = [weights_mark(base.unet), text, guidance_scale, num_inference_steps, sampler]
+    settings = [model_mark(base), text, guidance_scale, num_inference_steps, sampler]
     return System(
         name=NAMES[text],
         about=ABOUT[text],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ip2p_lib import images, storage
-from ip2p_lib.backbone import Backbone, weights_mark
+from ip2p_lib.backbone import Backbone, model_mark
 from ip2p_lib.editing import edit
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.records import Triplet
@@ -83,7 +83,7 @@ def our_editor(editor: Backbone, config: EditConfig, *, dial: str = "s_I", batch
         if of_image
         else spread(config.guidance_scale, (0.5, 0.75, 1, 1.5, 2, 3, 4)),
         run=run,
-        mark=storage.fingerprint([weights_mark(editor.unet), str(config), dial]),
+        mark=storage.fingerprint([model_mark(editor), str(config), dial]),
     )
 
 

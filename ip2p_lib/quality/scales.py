@@ -8,7 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ip2p_lib import storage
-from ip2p_lib.backbone import Backbone, load_clip, load_editor, load_judge, weights_mark
+from ip2p_lib.backbone import Backbone, load_clip, load_editor, load_judge, model_mark
 from ip2p_lib.evaluation import EditScore, distance_ratio, evaluate_edits, share
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.evaluation.tables import markdown_table, measure_text
@@ -47,7 +47,7 @@ def study_scales(
             rows[text, image] = summed_up([score for score, *_ in bar], config)
         result = {
             **head,
-            "command": "ip2p study-scales",
+            "command": "ip2p study-scales" + ("" if edits == EDITS else f" --edits {edits}"),
             "commit": storage.commit(),
             "scales": [rows[s] for s in scales if s in rows],
         }
@@ -58,7 +58,7 @@ def study_scales(
 def _mark(editor: Backbone, config: EditConfig) -> str:
     """Of the editor and its settings but the scales."""
     settings = {k: v for k, v in asdict(config).items() if not k.endswith("guidance_scale")}
-    return storage.fingerprint([weights_mark(editor.unet), settings])
+    return storage.fingerprint([model_mark(editor), settings])
 
 
 def summed_up(scores: Sequence[EditScore], config: EditConfig) -> dict[str, Any]:
