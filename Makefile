@@ -70,7 +70,7 @@ ablations: $(INSTALLED)
 figures: $(INSTALLED)
 	$(BIN)/ip2p evaluate --systems ours,sdedit,sdedit-instruction,no-text,text2live,nothing,truth --edits 512 --slow-edits 192 \
 	  --points 5 --results data/results --figures docs/images --page docs/evaluation.md
-	$(BIN)/ip2p limits --figures docs/images --page docs/limits.md
+	$(BIN)/ip2p limits --out data/results --figures docs/images --page docs/limits.md
 
 # Pins that still fit are kept; uv reads them from the file that it writes.
 lock:

@@ -21,7 +21,7 @@ COUNTS = {"edits": 128, "wishes": 48, "probes": 256, "pairs": 64, "known": 256}
 @app.command()
 @one_line_errors
 def limits(
-    out: Annotated[Path, typer.Option("--out", help="Where the result files go")] = Path("data/results"),
+    out: Annotated[Path, typer.Option("--out", help="Where the result files go")] = Path("out/limits"),
     work: Annotated[Path, typer.Option(help="Folder of measured edits; a second run continues it")] = Path(
         "out/limits"
     ),
