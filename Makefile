@@ -88,7 +88,7 @@ clean:
 
 help:
 	@echo "make course     install, then play the whole game offline into out/course (the default)"
-	@echo "make test       lint, quick tests, slow tests, every notebook unsolved and solved; stops at the first failure"
+	@echo "make test       lint, quick tests, slow tests, every notebook unsolved and solved; stops at the first failure; JOBS=4 for four at a time"
 	@echo "make lint       ruff, mypy and spelling"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make app        the editor alone, in the browser"

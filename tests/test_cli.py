@@ -132,7 +132,7 @@ def test_scenes_are_not_drawn_over_others(tmp_path):
     before = {p: p.read_bytes() for p in (tmp_path / "drawn").iterdir()}
     again = ip2p(*draw, "--seed", 1)
     assert again.exit_code == 1
-    assert "must be a new folder" in again.stderr
+    assert "must be a new or empty folder" in again.stderr
     assert {p: p.read_bytes() for p in (tmp_path / "drawn").iterdir()} == before
 
 

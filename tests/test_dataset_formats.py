@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -431,3 +432,63 @@ def test_a_file_is_read_for_its_digest_once_and_again_when_it_changed(pair_folde
     assert asked == ["candidates-00000.parquet"]
     (tmp_path / "digests.json").write_text("[")
     assert digests() == [first[1], first[1]], "a damaged memory is none"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_two_processes_each_encodes_its_part_of_the_shards(pair_folder, base, tmp_path, rank):
+    waits = []
+    crew = SimpleNamespace(process_index=rank, num_processes=2, wait_for_everyone=lambda: waits.append(rank))
+    shards = find_shards(pair_folder)
+    homes = encode_shards(shards, Encoder(base, 16), tmp_path, crew)
+    assert [(h / "index.json").is_file() for h in homes] == [rank == 0, rank == 1]
+    assert len(waits) == 2, "before the first one writes, and until the last one has written"
+
+
+def test_a_cache_that_cannot_be_written_is_still_read(pair_folder, base, tmp_path):
+    data = open_dataset(pair_folder, base, resolution=16, cache=tmp_path / "cache")
+    memory = tmp_path / "cache" / "digests.json"
+    memory.unlink()
+    memory.mkdir()
+    again = open_dataset(pair_folder, base, resolution=16, cache=tmp_path / "cache")
+    assert again.mark == data.mark
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "[" * 50_000, '{"a": 1}', '{"a": []}', '{"a": [1, 2]}'])
+def test_a_damaged_memory_of_digests_is_none(pair_folder, tmp_path, content):
+    path = tmp_path / "digests.json"
+    path.write_text(content.replace('"a"', json.dumps(str(shard_path(pair_folder, 0).resolve()))))
+    with reader.remembered(path) as known:
+        assert [s.digest for s in find_shards(pair_folder, known)] == [
+            s.digest for s in find_shards(pair_folder)
+        ]
+
+
+def test_pairs_are_read_one_by_one_and_only_those_that_are_wanted(pair_folder, rows, monkeypatch):
+    opened = []
+    whole = reader.as_pair
+    monkeypatch.setattr(reader, "as_pair", lambda row, *rest: opened.append(row) or whole(row, *rest))
+    wanted, faults = rows[3][records.TRIPLET_ID], []
+    found = list(reader.read_pairs(pair_folder, lambda prompt: prompt == wanted, faults))
+    assert len(found) == len(opened) == sum(r[records.TRIPLET_ID] == wanted for r in rows)
+    captions = rows[3][records.ORIGINAL_PROMPT], rows[3][records.EDITED_PROMPT]
+    assert (found[0].caption, found[0].edited_caption) == captions
+    assert faults == []
+
+
+def test_the_caption_after_the_edit_changes_no_cached_latents(tmp_path, rows):
+    """It was not read before: picture folders that were encoded then are not encoded anew."""
+    digests = []
+    for drop in (False, True):
+        folder = tmp_path / str(drop)
+        folder.mkdir()
+        lines = []
+        for i, row in enumerate(rows):
+            for column in PICTURES:
+                (folder / f"{i}-{column}.png").write_bytes(row[column]["bytes"])
+            named = {f"{c}_file_name": f"{i}-{c}.png" for c in PICTURES}
+            texts = {n: row[n] for n in (records.EDIT_PROMPT, records.ORIGINAL_PROMPT)}
+            late = {} if drop else {records.EDITED_PROMPT: row[records.EDITED_PROMPT]}
+            lines.append({**named, **texts, **late})
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        digests.append([s.digest for s in find_shards(folder)])
+    assert digests[0] == digests[1]

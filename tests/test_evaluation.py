@@ -1,5 +1,6 @@
 """Measuring: intervals that cover, verdicts by hand, and scores that say what their pictures say."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +100,11 @@ def test_groups_of_one_are_no_groups():
     assert bootstrap(values, groups=range(40)) == bootstrap(values)
 
 
+def test_a_single_group_is_no_group():
+    values = np.random.default_rng(5).random(40)
+    assert bootstrap(values, groups=["one"] * 40) == bootstrap(values)
+
+
 @pytest.mark.parametrize(("n", "edge"), [(6, 0.39), (48, 0.0741), (200, 0.0188)])
 def test_a_share_without_exceptions_still_has_an_interval(n, edge):
     """Wilson's, against values worked by hand: z^2 / (n + z^2)."""
@@ -106,7 +112,19 @@ def test_a_share_without_exceptions_still_has_an_interval(n, edge):
     assert (none.value, none.low, none.high) == pytest.approx((0, 0, edge), abs=1e-3)
     assert (all_of_them.value, all_of_them.low, all_of_them.high) == pytest.approx((1, 1 - edge, 1), abs=1e-3)
     assert share([0.0] * 2 * n, groups=[*range(n)] * 2).high == pytest.approx(edge, abs=1e-3)
-    assert share([0.0, 1.0] * n) == bootstrap([0.0, 1.0] * n)
+
+
+def test_more_exceptions_never_lower_an_interval():
+    found = [share([1.0] * ones + [0.0] * (48 - ones)) for ones in range(49)]
+    assert all(a.high <= b.high + 0.02 and a.low <= b.low + 0.02 for a, b in itertools.pairwise(found))
+    assert all(m.low < m.high for m in found)
+    assert (found[1].low, found[1].high) == pytest.approx(
+        (0.0037, 0.1090), abs=1e-3
+    )  # tables of Wilson's interval
+    assert share([0.0, 1.0] * 24) == bootstrap([0.0, 1.0] * 24)
+    assert share([0.0, 1.0] * 24, groups=sorted([*range(24)] * 2)).low < 0.45, (
+        "every triplet half right is no proof"
+    )
     with pytest.raises(ValueError, match="zeros and ones"):
         share([0.5])
 

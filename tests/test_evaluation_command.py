@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ip2p_lib.evaluation.cases import world_cases
 from ip2p_lib.evaluation.figures import LOOKS, draw, ranges, tradeoff, truth_curve
 from ip2p_lib.pairs import shard_path, writing_shard
 from ip2p_lib.presets import MINIATURE
-from ip2p_lib.records import EDITED_PROMPT, ORIGINAL_IMAGE, TRIPLET_ID
+from ip2p_lib.records import EDIT_PROMPT, EDITED_IMAGE, EDITED_PROMPT, ORIGINAL_IMAGE, TRIPLET_ID
 from ip2p_lib.scenes.world import KINDS
 
 
@@ -98,17 +99,60 @@ def test_pairs_of_any_dataset_are_edited_one_of_each_prompt(tmp_path, rows):
     assert f"{len(set(kept))} edits of" in evaluate(*half).output
 
 
+def test_the_same_prompts_with_other_pictures_are_another_study(tmp_path, rows):
+    """Else the rows of one dataset would pass for those of another; where the folder lies plays no part."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with writing_shard(shard_path(tmp_path / name, 0)) as shard:
+            shard.add(rows)
+        for row in rows:
+            row[ORIGINAL_IMAGE]["bytes"] = row[EDITED_IMAGE]["bytes"]
+    few = ("--systems", "nothing", "--edits", 3)
+    first = evaluate(*options(tmp_path), "--pairs", tmp_path / "one", *few)
+    assert first.exit_code == 0, first.output
+    other = evaluate(*options(tmp_path), "--pairs", tmp_path / "two", *few)
+    assert "holds results of another configuration" in other.output
+    shutil.move(tmp_path / "rows", tmp_path / "moved")
+    shutil.move(tmp_path / "one", tmp_path / "elsewhere")
+    again = evaluate("--out", tmp_path / "moved", "--seed", 5, "--pairs", tmp_path / "elsewhere", *few)
+    assert again.exit_code == 0, again.output
+
+
 def test_pairs_without_captions_and_the_exact_answer_to_them_are_refused(tmp_path, rows):
-    for row in rows:
+    for row in rows[1:]:
         row[EDITED_PROMPT] = ""
+    for name, part in (("pairs", rows), ("bare", rows[1:])):
+        (tmp_path / name).mkdir()
+        with writing_shard(shard_path(tmp_path / name, 0)) as shard:
+            shard.add(part)
+    pairs = ("--pairs", tmp_path / "pairs", "--systems", "nothing")
+    run = evaluate(*options(tmp_path), *pairs)
+    assert "1 edits of" in run.output
+    assert "must have texts in original_prompt and edited_prompt" in run.output
+    run = evaluate(*options(tmp_path / "b"), "--pairs", tmp_path / "bare")
+    assert run.exit_code == 1
+    assert "must hold a usable pair" in run.output
+    assert "must have texts in original_prompt" in run.output
+    run = evaluate(*options(tmp_path), *pairs[:2], "--systems", "nothing,truth")
+    assert "only the picture world knows" in run.output
+
+
+@pytest.mark.slow
+def test_pairs_are_swept_drawn_and_an_edit_that_is_refused_spares_the_sheet(tmp_path, rows):
+    rows[0][EDIT_PROMPT] = "zxqv wqkj"
+    (tmp_path / "pairs").mkdir()
     with writing_shard(shard_path(tmp_path / "pairs", 0)) as shard:
         shard.add(rows)
-    pairs = ("--pairs", tmp_path / "pairs")
-    assert (
-        "must have texts in original_prompt and edited_prompt" in evaluate(*options(tmp_path), *pairs).output
-    )
-    run = evaluate(*options(tmp_path), *pairs, "--systems", "nothing,truth")
-    assert "only the picture world knows" in run.output
+    drawn = ("--figures", tmp_path, "--sheets", tmp_path / "sheets")
+    few = ("--systems", "ours,sdedit,nothing", "--edits", 4, "--points", 2)
+    run = evaluate(*options(tmp_path), "--pairs", tmp_path / "pairs", *few, *drawn)
+    assert run.exit_code == 0, run.output
+    assert "unknown here: zxqv" in run.output
+    assert (tmp_path / "sheets" / "systems.png").is_file()
+    assert (tmp_path / "tradeoff.png").is_file()
+    found = json.loads((tmp_path / "tradeoff.json").read_text())
+    assert found["compared"][0]["edits"] == 3
+    assert "--pairs pairs" in found["command"]
 
 
 def test_at_the_released_scale_the_sweep_is_the_released_one():
@@ -152,6 +196,9 @@ def test_every_dial_is_swept_and_compared(tmp_path):
         (("--at", "a,b"), "--at must be numbers with commas between, got 'a,b'"),
         (("--systems", "magic"), "a system must be one of ours, ours-text, sdedit"),
         (("--preset", "tiny"), "preset must be one of miniature, full; got 'tiny'"),
+        (("--held-out", 0.1), "--held-out is a share of the prompts of --pairs, which is not given"),
+        (("--pairs", "nowhere", "--held-out", 5), "held_out must be a share above 0 and up to 1, got 5"),
+        (("--pairs", "nowhere", "--held-out", 0), "held_out must be a share above 0 and up to 1, got 0"),
     ],
 )
 def test_a_mistake_gets_one_line(tmp_path, arguments, said):

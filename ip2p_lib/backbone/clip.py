@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from ip2p_lib import storage
-from ip2p_lib.backbone.files import component, fill, frozen, weights_mark
+from ip2p_lib.backbone.files import check_vocabulary, component, fill, frozen, weights_mark
 from ip2p_lib.presets import Preset
 from ip2p_lib.storage import first_line
 
@@ -59,6 +59,7 @@ def load_clip(preset: Preset, *, device: torch.device | str = "cpu") -> ClipEnco
     model = build_clip(config["model_cfg"])
     fill(model, folder / "open_clip_model.safetensors")
     tokenizer = component(CLIPTokenizer, str(folder), "tokenizer")
+    check_vocabulary(tokenizer, config["model_cfg"]["text_cfg"]["vocab_size"], str(folder))
 
     def tokenize(texts: Sequence[str]) -> Tensor:
         length = config["model_cfg"]["text_cfg"]["context_length"]

@@ -8,10 +8,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from transformers import CLIPTokenizer
 
 from ip2p_lib import storage
 from ip2p_lib.backbone.model import Backbone
 from ip2p_lib.storage import first_line
+
+SAVED = (
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+)  # what saving adds to a configuration
+FEWEST_TOKENS = 256  # any alphabet of bytes has as many
 
 
 def component(kind: Any, model: str, subfolder: str) -> Any:
@@ -46,6 +55,22 @@ def component(kind: Any, model: str, subfolder: str) -> Any:
         ) from error
 
 
+def check_vocabulary(tokenizer: CLIPTokenizer, size: int, model: str) -> None:
+    """Refuse a tokenizer without its files, which loads all the same and then knows no word, or another model's.
+
+    Args:
+        size: tokens that the text encoder knows.
+
+    Raises:
+        ValueError: the tokenizer has too few, or more.
+    """
+    if not FEWEST_TOKENS < len(tokenizer) <= size:
+        raise ValueError(
+            f"{model}/tokenizer must hold the vocabulary of its text encoder, of up to {size} tokens, but has"
+            f" {len(tokenizer)}; is tokenizer.json, or vocab.json with merges.txt, missing?"
+        )
+
+
 def fill(module: nn.Module, path: Path) -> None:
     """Load a safetensors file into a module built for it, in float32."""
     try:
@@ -70,7 +95,13 @@ def weights_mark(module: nn.Module) -> str:
 
 
 def model_mark(backbone: Backbone) -> str:
-    """Digest of all that decides what a model makes of a text and a seed: its networks, and what weights do not show."""
-    networks = [weights_mark(m) for m in (backbone.text_encoder, backbone.vae, backbone.unet)]
-    schedule = {n: v for n, v in dict(backbone.scheduler.config).items() if not n.startswith("_")}
-    return storage.fingerprint([networks, backbone.vae.config.scaling_factor, schedule])
+    """Digest of all that decides what a model makes of a text and a seed: networks, settings, vocabulary."""
+    networks = backbone.text_encoder, backbone.vae, backbone.unet
+    settings = [_settings(part.config) for part in (*networks, backbone.scheduler)]
+    return storage.fingerprint([*map(weights_mark, networks), settings, backbone.tokenizer.get_vocab()])
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """A part's configuration without where it came from."""
+    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return {n: v for n, v in values.items() if not n.startswith("_") and n not in SAVED}

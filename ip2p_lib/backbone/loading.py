@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ip2p_lib import storage
-from ip2p_lib.backbone.files import component, fill, frozen
+from ip2p_lib.backbone.files import check_vocabulary, component, fill, frozen
 from ip2p_lib.backbone.model import Backbone
 from ip2p_lib.judge import Judge
 from ip2p_lib.presets import Preset
@@ -22,7 +22,6 @@ PARTS = {
     "tokenizer": CLIPTokenizer,
     "scheduler": EulerAncestralDiscreteScheduler,
 }
-FEWEST_TOKENS = 256  # any alphabet of bytes has as many
 
 
 def pick_device() -> tuple[torch.device, torch.dtype, str]:
@@ -58,22 +57,12 @@ def load_backbone(
         parts = read_single_file(Path(model))
     else:
         parts = {part: component(kind, model, part) for part, kind in PARTS.items()}
-        _check_vocabulary(parts["tokenizer"], parts["text_encoder"], model)
+        check_vocabulary(parts["tokenizer"], parts["text_encoder"].config.vocab_size, model)
     for part in parts.values():
         if isinstance(part, nn.Module):
             # not part.to: diffusers then warns of networks that must stay in float32, and lists none
             nn.Module.to(part, device=device, dtype=dtype).eval().requires_grad_(False)
     return Backbone(**parts, name=model_name(model))
-
-
-def _check_vocabulary(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, model: str) -> None:
-    """Refuse a tokenizer without its files, which loads all the same and then knows no word, or another model's."""
-    known, size = len(tokenizer), text_encoder.config.vocab_size
-    if not FEWEST_TOKENS < known <= size:
-        raise ValueError(
-            f"{model}/tokenizer must hold the vocabulary of its text encoder, of up to {size} tokens, but has {known};"
-            " is tokenizer.json, or vocab.json with merges.txt, missing?"
-        )
 
 
 def model_name(model: str) -> str:

@@ -72,9 +72,10 @@ class Backbone:
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) to pixels (B, 3, H, W) in [-1, 1], clipped."""
+        """Scaled latents (B, C, h, w) to pixels (B, 3, H, W) in [-1, 1], clipped; NaN where a number is not finite."""
         scaled = (latents / self.vae.config.scaling_factor).to(self.vae.device, self.vae.dtype)
-        return self.vae.decode(scaled).sample.float().clamp(-1, 1)
+        pixels = self.vae.decode(scaled).sample.float()
+        return torch.where(pixels.isfinite(), pixels, torch.nan).clamp(-1, 1)
 
 
 def check_instruction(backbone: Backbone, instruction: str) -> None:

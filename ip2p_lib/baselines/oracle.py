@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ip2p_lib import images, storage
+from ip2p_lib import storage
 from ip2p_lib.backbone import Backbone, model_mark
 from ip2p_lib.baselines.systems import Edited, System
+from ip2p_lib.editing.large import decoded
 from ip2p_lib.fitting import Room
 from ip2p_lib.pairs import Candidate, blocks, pair_latents
 from ip2p_lib.records import Triplet
@@ -44,7 +45,7 @@ def prompt_to_prompt(
             latents = pair_latents(
                 base, block, num_inference_steps=num_inference_steps, size=pictures[0].width
             )
-            before, after = (images.to_pictures(base.decode_latents(z)) for z in latents)
+            before, after = (decoded(base, z) for z in latents)
             return [Edited(b, a) for a, b in zip(before, after, strict=True)]
 
         room = Room("pairs")

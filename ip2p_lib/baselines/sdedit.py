@@ -10,6 +10,7 @@ from ip2p_lib import images, storage
 from ip2p_lib.backbone import Backbone, model_mark
 from ip2p_lib.baselines.systems import Edited, System
 from ip2p_lib.diffusion import Denoiser, euler_ancestral, seeded_noise
+from ip2p_lib.editing.large import decoded
 from ip2p_lib.guidance import single_guidance
 from ip2p_lib.records import Triplet
 from ip2p_lib.samplers import check_sampler, make_scheduler
@@ -150,7 +151,7 @@ def sdedit(
                 num_inference_steps=num_inference_steps,
                 sampler=sampler,
             )
-            return list(zip(rows, images.to_pictures(base.decode_latents(latents)), strict=True))
+            return list(zip(rows, decoded(base, latents), strict=True))
 
         out: list[Edited] = [Edited(p) for p in pictures]
         for r, picture in images.fitted(edited, pictures, batch_size, "edits"):

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 SEED = 906  # held out: no training draws from it
 SHOWN_FROM = 64  # edits among which sheets find one of each kind
+TOLD = 10  # faults of a dataset told one by one
 DEFAULT = "ours,ours-text,sdedit,sdedit-instruction,no-text,text2live,prompt-to-prompt,nothing,truth"
+OF_PAIRS = [n for n in DEFAULT.split(",") if n not in ("truth", "prompt-to-prompt")]
 
 
 @app.command()
@@ -36,8 +38,11 @@ def evaluate(
         ),
     ] = None,
     held_out: Annotated[
-        float, typer.Option(help="Of --pairs, only prompts that `train --held-out` kept back at this share")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Of --pairs, only prompts that `train --held-out` kept back at this share; all if not given"
+        ),
+    ] = None,
     preset: PresetName = "miniature",
     model: Annotated[str | None, typer.Option(help="Editor: folder, file or hub id")] = None,
     at: Annotated[
@@ -63,6 +68,8 @@ def evaluate(
     from ip2p_lib.evaluation.study import dial_values
 
     names = _names(systems, pairs)
+    if held_out is not None and pairs is None:
+        raise ValueError("--held-out is a share of the prompts of --pairs, which is not given")
     values = None if at is None else _numbers(at)
     for option, count in (
         ("--edits", edits),
@@ -75,12 +82,16 @@ def evaluate(
     for folder in (out, results, *(f for f in (figures, sheets) if f)):
         writable(folder)
     quiet()
-    study = _study(names, preset, model, out, seed, (edits, slow_edits), pairs, held_out)
+    study = _study(
+        names, preset, model, out, seed, (edits, slow_edits), pairs, 1.0 if held_out is None else held_out
+    )
     for name, system in study.systems.items():
         _sweep(study, name, dial_values(system, values, points))
     own = [n for n, s in study.systems.items() if s.own_sources]
     command = f"ip2p evaluate --systems {','.join(names)} --edits {edits} --slow-edits {slow_edits}"
-    told = (("--pairs", pairs and pairs.name), ("--at", at), ("--points", points), ("--model", model))
+    told = (
+        ("--pairs", pairs and pairs.name), ("--held-out", held_out), ("--at", at), ("--points", points), ("--model", model),
+    )  # fmt: skip
     command += "".join(f" {option} {value}" for option, value in told if value is not None)
     head = {"preset": preset, "seed": seed, "command": command, "commit": storage.commit()}
     rows = study.points()
@@ -131,8 +142,8 @@ def _sentence(line: dict[str, Any]) -> str:
 
 
 def _names(systems: str | None, pairs: Path | None) -> list[str]:
-    """The systems asked for; without the exact answer where nobody knows it."""
-    asked = systems if systems is not None else DEFAULT if pairs is None else DEFAULT.removesuffix(",truth")
+    """The systems asked for; on pairs not the exact answer, which nobody knows, nor what paints square inputs itself."""
+    asked = systems if systems is not None else DEFAULT if pairs is None else ",".join(OF_PAIRS)
     names = list(dict.fromkeys(n.strip() for n in asked.split(",") if n.strip()))
     if not names:
         raise ValueError("--systems must name at least one, got none")
@@ -170,8 +181,10 @@ def _study(
     else:
         faults: list[str] = []
         cases = list(pair_cases(pairs, most, out / "pictures", faults, held_out=held_out))
-        for fault in faults:
+        for fault in faults[:TOLD]:
             typer.echo(f"left out: {fault}")
+        if len(faults) > TOLD:
+            typer.echo(f"left out: {len(faults) - TOLD} more")
         typer.echo(f"{len(cases)} edits of {pairs}; its edited pictures stand in for the answers")
     judge = load_judge(chosen, device=device) if chosen.manifest and pairs is None else None
     instruments = Instruments(models.clip, judge, chosen.edit)

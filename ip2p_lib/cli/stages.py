@@ -16,7 +16,12 @@ ClipName = Annotated[
 
 @app.command()
 @one_line_errors
-def scenes(out: Folder, count: int = 64, seed: int = 0, size: int = 64) -> None:
+def scenes(
+    out: Annotated[Path, typer.Option("--out", help="Folder to draw into, new or empty")],
+    count: int = 64,
+    seed: int = 0,
+    size: int = 64,
+) -> None:
     """Draw pictures of the world with their captions."""
     import json
 
@@ -26,10 +31,8 @@ def scenes(out: Folder, count: int = 64, seed: int = 0, size: int = 64) -> None:
     if count < 1:
         raise ValueError(f"--count must be at least 1, got {count}")
     writable(out)
-    if (out / "captions.jsonl").exists():
-        raise ValueError(
-            f"--out must be a new folder, but {out} holds drawn scenes; choose another or delete it"
-        )
+    if any(out.iterdir()):
+        raise ValueError(f"--out must be a new or empty folder, but {out} holds files; choose another")
     with storage.atomic_file(out / "captions.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
         for i, scene in enumerate(sample_scenes(count, seed)):
             render(scene, size).save(out / f"{i:07d}.png")

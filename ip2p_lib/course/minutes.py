@@ -4,7 +4,8 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -115,6 +116,23 @@ def write_back(path: Path, notebook: Any) -> None:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
+def _one_by_one(paths: Sequence[Path], solved: bool, save: bool) -> Iterator[tuple[str, float]]:
+    for path in paths:
+        yield path.stem, run(path, solved=solved, save=save)
+
+
+def _together(paths: Sequence[Path], solved: bool, save: bool, jobs: int) -> Iterator[tuple[str, float]]:
+    """Each in a process of its own, where a key press can stop it, with its part of the cores."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(run, p, solved=solved, save=save, threads=threads): p.stem for p in paths}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def run_all(
     record: Path | None = None,
     *,
@@ -139,19 +157,10 @@ def run_all(
         raise ValueError(
             "minutes are kept of all notebooks, unsolved, one at a time; leave out --solved, --jobs and numbers"
         )
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
-    seconds = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        running = {
-            pool.submit(run, path, solved=solved, save=save, threads=threads): path.stem
-            for path in numbered_notebooks(numbers)
-        }
-        try:
-            for done in as_completed(running):
-                seconds[running[done]] = done.result()
-                yield running[done], seconds[running[done]]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    seconds, paths = {}, numbered_notebooks(numbers)
+    for name, took in _one_by_one(paths, solved, save) if jobs == 1 else _together(paths, solved, save, jobs):
+        seconds[name] = took
+        yield name, took
     if record is not None:
         minutes = {name: round(seconds[name] / 60, 1) for name in sorted(seconds)}
         total = round(sum(seconds.values()) / 60, 1)

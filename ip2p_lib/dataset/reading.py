@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -21,9 +21,10 @@ from ip2p_lib.dataset.rows import (
     content_of,
     known_columns,
     picture_file,
+    prompt_of,
     reading,
 )
-from ip2p_lib.pairs.shards import needing_room
+from ip2p_lib.records import EDITED_PROMPT
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_NAME = "_file_name"  # `datasets` opens x_file_name as the picture x
@@ -55,28 +56,35 @@ class Shard:
 
 @contextmanager
 def remembered(path: Path, *, keep: bool = True) -> Iterator[Digests]:
-    """What is known of files between runs, in a JSON file; if that is lost or damaged, nothing is.
+    """What is known of files between runs, in a JSON file; if that is damaged or cannot be written, nothing is.
 
     Args:
         keep: write what is new; of several processes only one may.
     """
+    known = _whole_digests(path)
+    before = dict(known)
+    try:
+        yield known
+    finally:
+        if keep and known != before:
+            with suppress(OSError):  # a cache that may only be read is still a cache
+                storage.write_json(path, known)
+
+
+def _whole_digests(path: Path) -> Digests:
     try:
         found = storage.read_json(path)
-    except (OSError, ValueError):
-        found = {}
-    known: Digests = found if isinstance(found, dict) else {}
-    before = dict(known)
-    yield known
-    if keep and known != before:
-        with needing_room(path):
-            storage.write_json(path, known)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    rows = found.items() if isinstance(found, dict) else ()
+    return {name: row for name, row in rows if isinstance(row, list) and len(row) == 3}
 
 
 def _sha256(path: Path, known: Digests) -> str:
     """A file's digest, looked up while size and time of the file are what they were: large ones take minutes."""
     now, name = path.stat(), str(path.resolve())
     state = [now.st_size, now.st_mtime_ns]
-    if known.get(name, [])[:2] != state:
+    if name not in known or known[name][:2] != state:
         known[name] = [*state, storage.sha256(path)]
     return str(known[name][2])
 
@@ -101,10 +109,11 @@ def find_shards(folder: Path, known: Digests | None = None) -> list[Shard]:
     return found
 
 
-def read_pairs(folder: Path, faults: list[str]) -> Iterator[Pair]:
+def read_pairs(folder: Path, wanted: Callable[[str], bool], faults: list[str]) -> Iterator[Pair]:
     """Pairs of a folder in order, each read when it is asked for: the first few of a large dataset cost no more.
 
     Args:
+        wanted: says by a pair's prompt whether to open its pictures.
         faults: what is wrong with rows that cannot be used is added here, and the next one is read.
 
     Raises:
@@ -113,8 +122,10 @@ def read_pairs(folder: Path, faults: list[str]) -> Iterator[Pair]:
     for path in pair_files(folder):
         rows = _renamed_rows(path) if path.name in METADATA else _parquet_rows(path, _columns_of(path))
         for number, row in enumerate(rows):
+            where = f"{path} row {number}"
             try:
-                yield as_pair(row, f"{path} row {number}", path.parent)
+                if wanted(prompt_of(row, where, path.parent)):
+                    yield as_pair(row, where, path.parent)
             except ValueError as error:
                 faults.append(str(error))
 
@@ -219,7 +230,10 @@ def _pieces(table: Path) -> Iterator[Shard]:
         piece = list(islice(rows, PIECE))
         if not piece:
             return
-        digest = storage.fingerprint([piece, _outside_pictures(iter(piece), table, first)])
+        learned = [
+            {n: v for n, v in row.items() if n != EDITED_PROMPT} for row in piece
+        ]  # which no latent knows
+        digest = storage.fingerprint([learned, _outside_pictures(iter(piece), table, first)])
         yield Shard(table, first, len(piece), digest, partial(iter, piece))
 
 

@@ -64,6 +64,22 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+def prompt_of(row: Row, where: str, folder: Path) -> str:
+    """What a row counts for, without opening its pictures.
+
+    Raises:
+        ValueError: it has no text or no picture.
+    """
+    return _prompt(row, _text(row, where), _bytes(row[records.ORIGINAL_IMAGE], f"{where}: picture", folder))
+
+
+def _text(row: Row, where: str) -> str:
+    text = row[records.EDIT_PROMPT]
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{where}: {records.EDIT_PROMPT} must be a text, got {text!r:.60}")
+    return text
+
+
 def as_pair(row: Row, where: str, folder: Path) -> Pair:
     """Check and decode a row whose columns have our names.
 
@@ -74,9 +90,7 @@ def as_pair(row: Row, where: str, folder: Path) -> Pair:
     Raises:
         ValueError: no text, no readable picture, or pictures of two shapes, of which crops would not agree.
     """
-    text = row[records.EDIT_PROMPT]
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{where}: {records.EDIT_PROMPT} must be a text, got {text!r:.60}")
+    text = _text(row, where)
     data = [_bytes(row[c], f"{where}: {c}", folder) for c in PICTURES]
     before, after = (images.from_bytes(d, f"{where}: {c}") for d, c in zip(data, PICTURES, strict=True))
     (w, h), (v, g) = before.size, after.size

@@ -16,6 +16,8 @@ from ip2p_lib.scenes import edit_mask, render
 from ip2p_lib.scenes.world import SceneEdit
 from ip2p_lib.triplets import edit_of, world_triplets
 
+HOPELESS = 100  # unusable pairs without a usable one, after which a dataset is read no further
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -65,32 +67,32 @@ def pair_cases(
 
     Raises:
         FileNotFoundError: the folder holds no pairs.
-        ValueError: there are no captions, or no prompt is held out.
+        ValueError: the share is none, or no usable pair is among its prompts.
     """
+    if not 0 < held_out <= 1:  # also refuses NaN
+        raise ValueError(f"held_out must be a share above 0 and up to 1, got {held_out}")
     seen = set[str]()
-    for pair in read_pairs(folder, faults):
-        if len(seen) == count:
-            return
-        if pair.prompt in seen or not is_held_out(pair.prompt, held_out):
-            continue
-        if not pair.caption.strip() or not pair.edited_caption.strip():
-            if not seen:
-                raise ValueError(
-                    f"{folder} must have texts in {ORIGINAL_PROMPT} and {EDITED_PROMPT}, since CLIP's direction"
-                    f" compares captions; the pair {pair.instruction!r} has none"
-                )
-            faults.append(f"the pair {pair.instruction!r} has no captions")
-            continue
-        seen.add(pair.prompt)
-        yield _kept_case(pair, pictures)
+    for pair in read_pairs(
+        folder, lambda prompt: prompt not in seen and is_held_out(prompt, held_out), faults
+    ):
+        if pair.caption.strip() and pair.edited_caption.strip():
+            seen.add(pair.prompt)
+            yield _kept_case(pair, pictures)
+        else:
+            faults.append(
+                f"the pair {pair.instruction!r} must have texts in {ORIGINAL_PROMPT} and {EDITED_PROMPT}, since CLIP's"
+                " direction compares captions, but has none"
+            )
+        if len(seen) == count or (not seen and len(faults) == HOPELESS):
+            break
     if not seen:
-        why = f"; the first fault: {faults[0]}" if faults else ""
+        why = f"; {faults[0]}" if faults else ""
         raise ValueError(f"{folder} must hold a usable pair whose prompt is held out, found none{why}")
 
 
 def _kept_case(pair: Pair, pictures: Path) -> Case:
     """The edit that a pair shows, its pictures as files."""
-    mark = storage.fingerprint(pair.prompt)
+    mark = storage.fingerprint([pair.prompt, *(images.digest(p) for p in (pair.before, pair.after))])
     before, after = (pictures / f"{mark}-{part}.png" for part in ("input", "answer"))
     for path, picture in ((before, pair.before), (after, images.fit(pair.after, pair.before.size))):
         with storage.atomic_file(path) as partial:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ip2p_lib.scenes.world import KINDS
 
 WILSON = 1.959964**2  # squared normal quantile of a 95 % interval
+FEW = 5  # of ones or of zeros, below which a bootstrap's interval is too narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,50 +33,56 @@ def bootstrap(
 
     Args:
         values: independent of each other, unless `groups` says otherwise.
-        groups: one for each value; values of one group, such as attempts at one triplet, are drawn together.
+        groups: one for each value; values of one group, such as attempts at one triplet, are drawn together. A
+            single group would have no width, and counts as none.
 
     Raises:
         ValueError: there are no values, or not one group for each.
     """
     if not len(values):
         raise ValueError("a mean needs at least one value, got none")
-    sums = counts = np.asarray(values, dtype=np.float64)
-    if groups is None:
-        counts = np.ones(len(sums))
-    else:
-        sums, counts = _by_group(sums, groups)
+    if groups is not None and len(groups) != len(values):
+        raise ValueError(f"there must be one group for each of {len(values)} values, got {len(groups)}")
+    alone = groups is None or len(set(groups)) < 2
+    sums, counts = _by_group(values, range(len(values)) if alone else groups)  # type: ignore[arg-type]
     picks = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
     low, high = np.quantile(sums[picks].sum(axis=1) / counts[picks].sum(axis=1), (0.025, 0.975))
     return Measure(float(sums.sum() / counts.sum()), float(low), float(high), len(values))
 
 
 def _by_group(
-    values: NDArray[np.float64], groups: Sequence[Hashable]
+    values: Sequence[float], groups: Sequence[Hashable]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum and number of the values of each group, in order of appearance."""
-    if len(groups) != len(values):
-        raise ValueError(f"there must be one group for each of {len(values)} values, got {len(groups)}")
     number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     places = np.array([number[g] for g in groups])
-    return np.bincount(places, values).astype(np.float64), np.bincount(places).astype(np.float64)
+    weights = np.asarray(values, dtype=np.float64)
+    return np.bincount(places, weights).astype(np.float64), np.bincount(places).astype(np.float64)
 
 
 def share(values: Sequence[float], *, groups: Sequence[Hashable] | None = None) -> Measure:
     """Share of ones among zeros and ones, with its interval.
 
-    Where all are alike a bootstrap has no width; then the interval is Wilson's, which tells how little few say.
+    Where all or nearly all are alike a bootstrap has hardly any width; then the interval is Wilson's, for as many
+    values as there are groups.
 
     Raises:
         ValueError: as `bootstrap`, or a value is neither 0 nor 1.
     """
     if any(v not in (0, 1) for v in values):
         raise ValueError("a share is of zeros and ones, got another value")
-    found = bootstrap(values, groups=groups)
-    if 0 < found.value < 1:
+    found, ones = bootstrap(values, groups=groups), sum(values)
+    if min(ones, len(values) - ones) >= FEW and found.low < found.high:
         return found
-    n = len(values if groups is None else set(groups))
-    margin = WILSON / (n + WILSON)
-    return replace(found, low=found.value * (1 - margin), high=found.value + (1 - found.value) * margin)
+    low, high = _wilson(found.value, len(values if groups is None else set(groups)))
+    return replace(found, low=low, high=high)
+
+
+def _wilson(value: float, n: int) -> tuple[float, float]:
+    """Ends of Wilson's score interval of a share of n."""
+    middle, half = value + WILSON / (2 * n), (WILSON * (value * (1 - value) + WILSON / (4 * n)) / n) ** 0.5
+    ends = [(middle + sign * half) / (1 + WILSON / n) for sign in (-1, 1)]
+    return max(0.0, ends[0]), min(1.0, ends[1])
 
 
 def bootstrap_ratio(

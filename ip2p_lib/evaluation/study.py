@@ -65,13 +65,21 @@ class Study:
     def side_by_side(self, points: dict[str, Points], cases: Sequence[Case]) -> dict[str, list[Made]]:
         """The same edits by every system that edits the given pictures, each at the best of its points.
 
+        Edits that one of them could not make are not shown.
+
         Args:
             cases: those of the study and maybe more, of which one of each kind is shown.
         """
-        kinds = one_of_each_kind(cases)
-        shown = kinds if len(kinds) > 1 else list(range(min(SHOWN, len(cases))))
-        names = [n for n, s in self.systems.items() if not s.own_sources and n != "nothing"]
-        return {n: self._made(n, best_dial(points[n]), cases, shown) for n in names}
+        best = {
+            n: best_dial(p) for n, p in points.items() if not self.systems[n].own_sources and n != "nothing"
+        }
+        faulty = {
+            r.id for n, value in best.items() for r in points[n][value] if r.fault and r.clip_sim_dir is None
+        }
+        fine = [i for i, c in enumerate(cases) if c.triplet.id not in faulty]
+        kinds = one_of_each_kind([cases[i] for i in fine])
+        shown = [fine[k] for k in kinds] if len(kinds) > 1 else fine[:SHOWN]
+        return {n: self._made(n, value, cases, shown) for n, value in best.items()}
 
     def good_and_bad(self, name: str, points: Points) -> tuple[list[Made], list[Made]]:
         """Exact and other edits of a system at its best point, with their pictures; none where no edit was judged."""

@@ -90,7 +90,7 @@ def configuration(
     system: System, cases: Sequence[Case], instruments: Instruments, seed: int, block: int
 ) -> dict[str, Any]:
     """All that the rows of a sweep depend on, but the dial."""
-    told = [[*c.triplet.as_row().items(), str(c.picture), str(c.truth), str(c.mask)] for c in cases]
+    told = [[*c.triplet.as_row().items(), *map(_content, (c.picture, c.truth, c.mask))] for c in cases]
     return {
         "system": system.name,
         "system_mark": system.mark,
@@ -100,6 +100,11 @@ def configuration(
         "seed": seed,
         "block": block,
     }
+
+
+def _content(path: Path | None) -> str:
+    """A file by its content, wherever it lies; one that is not there by its name."""
+    return storage.sha256(path) if path and path.is_file() else str(path)
 
 
 def measured(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,25 +56,24 @@ class Builder:
 
     def vae(self) -> AutoencoderKL:
         """The autoencoder, with its scale set."""
-        folder = self.work / "vae-final"
+        folder = self.work / "vae-and-decoder"
         if not folder.exists():
             recipe = vae_stage.VaeRecipe()
             pixels = scene_pixels(sample_scenes(24, HELD_OUT_SEED))
 
-            def sheet(report: Report) -> None:
+            def sheet(name: str, report: Report) -> None:
                 vae: Any = report.model
                 rebuilt = vae.decode(vae.encode(pixels.to(vae.device)).latent_dist.mode())
                 pictures = images.to_pictures(torch.cat([pixels, rebuilt.sample.cpu()]))
-                images.grid(pictures, 12).save(self._sheet("vae", report))
+                images.grid(pictures, 12).save(self._sheet(name, report))
 
-            last = self._watch(
-                "vae", vae_stage.train_vae(recipe, self.work), recipe.steps, sheet, asdict(recipe)
-            )
+            steps = vae_stage.train_vae(recipe, self.work)
+            last = self._watch("vae", steps, recipe.steps, partial(sheet, "vae"), asdict(recipe))
             last.ema.swap()
             vae_stage.set_scale(last.model.cpu(), scene_pixels(sample_scenes(256, 1)))
             alone = vae_stage.DecoderRecipe()
             steps = vae_stage.train_decoder(alone, last.model, self.work)
-            last = self._watch("decoder", steps, alone.steps, sheet, asdict(alone))
+            last = self._watch("decoder", steps, alone.steps, partial(sheet, "decoder"), asdict(alone))
             last.ema.swap()
             last.model.cpu().save_pretrained(folder)
         return AutoencoderKL.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
