@@ -126,6 +126,37 @@ REFUSED = [
 ]  # fmt: skip
 
 
+def test_a_filter_tells_of_shards_that_are_not_there(place):
+    clip = shutil.copytree(MINIATURE.clip, place / "my-clip")
+    two = place / "two.jsonl"
+    two.write_text(
+        "".join(
+            f'{{"id": "{i}", "input": "a cat", "edit": "make it night", "output": "a cat at night"}}\n'
+            for i in "ab"
+        )
+    )
+    made = (
+        "pairs",
+        "--triplets",
+        two,
+        "--out",
+        place / "c",
+        "--model",
+        place / "base",
+        "--steps",
+        2,
+        "--candidates",
+        1,
+    )
+    assert ip2p(*made, "--triplets-per-shard", 1).exit_code == 0
+    (place / "c" / "candidates-00000.parquet").unlink()
+    lax = ("--min-text", -1, "--min-direction", -1, "--min-image", -1)
+    found = ip2p("filter", "--candidates", place / "c", "--out", place / "kept", "--clip", clip, *lax)
+    assert found.exit_code == 0, found.output
+    assert "1 of 2 shards are not there, the first candidates-00000.parquet" in found.stdout
+    assert "kept 1 of 1 candidates" in found.stdout
+
+
 def test_scenes_are_not_drawn_over_others(tmp_path):
     draw = ("scenes", "--out", tmp_path / "drawn", "--count", 2)
     assert ip2p(*draw).exit_code == 0

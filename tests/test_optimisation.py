@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ip2p_lib.optimisation import Ema, FitConfig, LossWatch, checkpoints, fit
+from ip2p_lib.optimisation import Ema, FitConfig, LossWatch, checkpoints, fit, loop
+from ip2p_lib.storage import read_json
 
 CONFIG = FitConfig(steps=8, learning_rate=0.05, checkpoint_every=3, ema_decay=0.9, max_grad_norm=1.0)
 
@@ -276,3 +277,28 @@ def test_one_process_may_train_at_several_precisions():
 
         list(fit(model, loss_at, replace(CONFIG, steps=1, mixed_precision=precision)))
     assert seen == [torch.bfloat16, torch.float32, torch.bfloat16]
+
+
+def test_the_loss_scale_of_fp16_goes_on_where_it_was(tmp_path, monkeypatch):
+    """A scaler on the CPU in the place of fp16's on a GPU: it doubles every second step, also over a stop."""
+    made = []
+
+    def scaled(_):
+        accelerator = whole("no")
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=16.0, growth_interval=2)
+        made.append(accelerator.scaler)
+        return accelerator
+
+    whole = loop.make_accelerator
+    monkeypatch.setattr(loop, "make_accelerator", scaled)
+    model = nn.Linear(2, 1)
+
+    def loss_at(step):
+        return model(torch.ones(4, 2)).square().mean()
+
+    for steps in (4, 6):
+        config = FitConfig(steps=steps, learning_rate=1e-3, checkpoint_every=4)
+        for _ in fit(model, loss_at, config, folder=tmp_path):
+            pass
+    assert [s.get_scale() for s in made] == [64, 128]
+    assert read_json(tmp_path / "checkpoint-00000004" / "state.json")["loss_scale"]["scale"] == 64
