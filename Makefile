@@ -68,7 +68,7 @@ ablations: $(INSTALLED)
 	$(BIN)/ip2p ablations --figure docs/images/ablations.png --page docs/ablations.md
 
 figures: $(INSTALLED)
-	$(BIN)/ip2p evaluate --systems ours,sdedit,sdedit-instruction,no-text,text2live,nothing,truth --edits 512 --slow-edits 192 \
+	$(BIN)/ip2p evaluate --systems ours,sdedit,sdedit-instruction,no-text,text2live,nothing,truth --edits 512 --slow-edits 96 \
 	  --points 5 --results data/results --figures docs/images --page docs/evaluation.md
 	$(BIN)/ip2p limits --out data/results --figures docs/images --page docs/limits.md
 
