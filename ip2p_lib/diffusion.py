@@ -1,7 +1,7 @@
 """The noise schedule, what the network is trained to predict, and the seeded sampler as a generator."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,10 @@ class Schedule:
     def num_train_timesteps(self) -> int:
         """Number of noise levels."""
         return len(self.alphas_cumprod)
+
+    def to(self, device: torch.device) -> "Schedule":
+        """The same on a device, where looking up levels waits for no copy."""
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
 
     def levels(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise amplitudes at `timesteps`, shaped to broadcast over `like`."""

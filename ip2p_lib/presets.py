@@ -148,7 +148,7 @@ class TrainConfig:
     conv_in_learning_rate: float | None = None  # deviation for small budgets: the new channels learn faster
     warmup_steps: int = 0
     decay_steps: int = 0  # deviation: over so many last steps the rate falls to a hundredth
-    max_grad_norm: float | None = None
+    max_grad_norm: float | None = None  # 0 or None: no clipping
     conditioning_dropout: float = 0.05
     noisy_fraction: float = 0.0  # deviation: this share of timesteps is drawn from the noisier half only
     ema_decay: float = 0.9999

@@ -136,6 +136,7 @@ class Recipe:
     source: str = ""  # digest of the input picture
     sampler: str = "euler_ancestral"
     restore_detail: bool = False  # whether what the autoencoder loses was put back
+    weights: str = ""  # digest of the model's files; "" if not known
 
 
 def checked_recipe(row: Any) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 MANIFEST = "manifest.json"
+BLOCK = 2**20  # bytes that are summed up together
 
 
 @contextmanager
@@ -72,6 +75,14 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def quick_digest(path: Path) -> str:
+    """Short digest of a file at the speed of reading it: tells weights apart, not what is made to deceive."""
+    words = np.fromfile(path, np.uint8)
+    whole = words.size // BLOCK * BLOCK
+    sums = words[:whole].view(np.uint64).reshape(-1, BLOCK // 8).sum(1)
+    return hashlib.sha256(sums.tobytes() + words[whole:].tobytes()).hexdigest()[:16]
 
 
 def fingerprint(value: Any) -> str:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -353,3 +354,9 @@ def test_worked_examples_come_from_all_over_the_file():
     assert _rules(FULL.seed_triplets, 0).examples == ()
     with pytest.raises(ValueError, match=rf"--examples must lie in 0\.\.{len(every)}, got 9999"):
         _rules(FULL.seed_triplets, 9999)
+
+
+def test_processes_that_start_together_may_try_one_output_folder(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: face.writable(tmp_path), range(4_000))) == {tmp_path}
+    assert list(tmp_path.iterdir()) == []

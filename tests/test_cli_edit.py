@@ -1,6 +1,7 @@
 """`ip2p edit`: one picture or a folder, its recipe repeated, both scales in a grid, the sampler as a film."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -117,6 +118,48 @@ def test_a_folder_is_edited_and_finished_edits_are_not_made_again(edit, photo, p
     alone = tmp_path / "alone.png"
     edit(folder / "1.jpg", "make it day", "--out", alone)
     assert alone.read_bytes() == (out / "1.png").read_bytes()
+
+
+@pytest.fixture
+def retrained(model, editor, tmp_path):
+    """An editor of the same name and other weights."""
+    unet = deepcopy(editor.unet)
+    unet.conv_out.weight.data.mul_(1.01)
+    save_pipeline(editor.with_unet(unet, "editor"), tmp_path / "again" / "editor")
+    return tmp_path / "again" / "editor"
+
+
+def test_another_editor_of_the_same_name_makes_its_own_edits(edit, photo, retrained, tmp_path):
+    folder, out = tmp_path / "album", tmp_path / "out"
+    folder.mkdir()
+    photo.rename(folder / "a.png")
+    edit(folder, "make it night", "--out", out)
+    before = pixels(out / "a.png")
+    other = ["edit", folder, "make it night", "--out", out, "--model", retrained, "--steps", 2]
+    told = [CliRunner().invoke(cli.app, [str(a) for a in other]).stdout for _ in range(2)]
+    assert ["already" in t for t in told] == [False, True]
+    assert not np.array_equal(pixels(out / "a.png"), before)
+    result = edit(folder / "a.png", "--recipe", out / "a.png", "--out", tmp_path / "x.png")
+    assert "a.png was made by an editor editor of other weights; see --model" in result.stderr
+
+
+def test_an_edit_has_the_resolution_asked_for_and_its_recipe_repeats_it(edit, photo, tmp_path):
+    large, again = tmp_path / "large.png", tmp_path / "again.png"
+    assert edit(photo, "make it night", "--resolution", 128, "--out", large).exit_code == 0
+    assert max(images.open_picture(large).size) >= 128
+    assert edit(photo, "--recipe", large, "--out", again, steps=None).exit_code == 0
+    assert again.read_bytes() == large.read_bytes()
+    assert "EditConfig.resolution must be at least 1, got 0" in edit(photo, "x", "--resolution", 0).stderr
+
+
+def test_an_edit_has_the_precision_asked_for(edit, photo, tmp_path):
+    made = {}
+    for name in ("no", "bf16"):
+        result = edit(photo, "make it night", "--precision", name, "--out", tmp_path / f"{name}.png")
+        assert result.exit_code == 0, result.stderr
+        made[name] = pixels(tmp_path / f"{name}.png").astype(int)
+    assert 0 < np.abs(made["no"] - made["bf16"]).mean() < 8
+    assert "must be no, bf16, fp16 or auto" in edit(photo, "make it night", "--precision", "int8").stderr
 
 
 def test_a_bad_picture_in_a_folder_does_not_stop_the_others(edit, photo, tmp_path):

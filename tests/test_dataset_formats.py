@@ -267,6 +267,25 @@ def test_a_missing_column_is_refused_by_name(tmp_path, rows, base, missing, kind
     refused(rf"(parquet|jsonl) must have a column {missing} \(or .*\), got .*something_else", folder, base)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "folder"])
+def test_columns_of_any_name_are_read_when_told(tmp_path, rows, base, kind):
+    names = ("photo", "wish", "drawing")
+    if kind == "parquet":
+        folder = parquet(tmp_path / "other" / "pairs.parquet", renamed(rows, names))
+    else:
+        folder = picture_folder(rows, tmp_path / "other", names=names)
+    told = dict(zip(OURS, names, strict=True))
+    data = open_dataset(folder, base, resolution=32, columns=told)
+    assert list(data.instructions) == [row[records.EDIT_PROMPT] for row in rows]
+    back = {records.ORIGINAL_IMAGE: "drawing", records.EDITED_IMAGE: "photo"}
+    turned = open_dataset(folder, base, resolution=32, columns=told | back)
+    np.testing.assert_allclose(
+        np.asarray(turned.target_mean), 0.7 * np.asarray(data.condition), atol=4e-3
+    )  # the other way round, and not what the cache held
+    with pytest.raises(ValueError, match=r"must have a column sketch, got .*photo.*--edited-image-column"):
+        open_dataset(folder, base, resolution=32, columns=told | {records.EDITED_IMAGE: "sketch"})
+
+
 BROKEN = [
     {"bytes": b"no picture", "path": "x"},
     {"bytes": b"", "path": "x"},

@@ -1,7 +1,10 @@
 """The training loop: its averages, its rates, and that a killed run ends where an uninterrupted one does."""
 
 import math
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -70,6 +73,25 @@ def test_defaults_are_the_papers():
     assert (config.learning_rate, config.weight_decay, config.ema_decay) == (1e-4, 1e-2, 0.9999)
     assert config.max_grad_norm is None
     assert {config.rate_at(s) for s in range(10)} == {1.0}
+
+
+def test_clipping_to_zero_means_none():
+    weights, _, losses = trained(replace(CONFIG, max_grad_norm=0.0))
+    assert losses[-1] < losses[0]
+    assert equal(weights, trained(replace(CONFIG, max_grad_norm=None))[0])
+    assert not equal(weights, trained(replace(CONFIG, max_grad_norm=0.01))[0])
+
+
+def test_an_accelerator_that_is_no_cuda_gpu_is_left_alone():
+    code = (
+        "import torch; torch.accelerator.is_available = lambda: True; torch.backends.mps.is_available = lambda: True\n"
+        "from ip2p_lib.optimisation import make_accelerator; print(make_accelerator('no').device.type)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.stdout.strip() == "cpu", done.stderr
 
 
 def test_the_rate_warms_up_in_equal_steps_and_may_fall_to_a_hundredth():
@@ -177,8 +199,8 @@ def test_a_loss_that_goes_wrong_stops_the_run_and_spares_the_last_checkpoint(tmp
         list(fit(model, broken, config, folder=tmp_path, describe=lambda step: f"rows of {step}"))
     message = str(caught.value)
     assert "must stay finite and below 10 times its first values" in message
-    assert "at step 20 on rows of 19; the last good checkpoint is " in message
-    assert "checkpoint-00000018: lower the learning rate" in message
+    assert "at step 20 on rows of 19; start from the last good checkpoint, " in message
+    assert "checkpoint-00000018, in another folder, at a lower learning rate" in message
     assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-00000015", "checkpoint-00000018"]
     weights = load_file(tmp_path / "checkpoint-00000018" / "model.safetensors")
     assert all(w.isfinite().all() for w in weights.values())

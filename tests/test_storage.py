@@ -77,6 +77,22 @@ def test_a_fingerprint_follows_the_value_and_not_the_order_of_its_keys():
     assert re.fullmatch("[0-9a-f]{16}", one)
 
 
+def test_a_quick_digest_follows_every_byte_and_the_order_of_blocks(tmp_path):
+    def digest(data):
+        (tmp_path / "file").write_bytes(data)
+        return storage.quick_digest(tmp_path / "file")
+
+    blocks = [bytes([n]) * storage.BLOCK for n in range(3)]
+    whole = b"".join(blocks) + b"end"
+    marks = [digest(whole), digest(b"".join(blocks[::-1]) + b"end"), digest(whole[:-1]), digest(b"")]
+    for place in (0, storage.BLOCK + 5, len(whole) - 1):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        marks.append(digest(bytes(changed)))
+    assert len(set(marks)) == len(marks)
+    assert digest(whole) == marks[0]
+
+
 def test_the_digest_is_sha_256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert storage.sha256(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")

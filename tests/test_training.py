@@ -1,6 +1,8 @@
 """Fine-tuning: the joint dropout, the loss, what a step sees, and that a killed run ends at the same bits."""
 
+from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,16 +13,19 @@ from torch.nn import functional as F
 from ip2p_lib.dataset import open_dataset
 from ip2p_lib.diffusion import Schedule, training_target
 from ip2p_lib.presets import TrainConfig
-from ip2p_lib.storage import read_json
+from ip2p_lib.storage import read_json, write_json
 from ip2p_lib.training import (
     EditLoss,
+    check_networks,
     conditioning_dropout,
     draw_timesteps,
     edit_loss,
     fit_config,
     train_editor,
     validation_loss,
+    write_card,
 )
+from ip2p_lib.training import loss as loss_module
 from ip2p_lib.unet import save_pipeline, widen_unet
 
 CONFIG = TrainConfig(
@@ -222,11 +227,56 @@ def test_the_first_layer_may_learn_faster(base, data):
     assert torch.equal(fast["conv_out.weight"], slow["conv_out.weight"])
 
 
+def test_a_rate_of_zero_leaves_the_first_layer_as_it_was(base, data):
+    unet = widen_unet(base.unet, 4)
+    before = unet.conv_in.weight.clone()
+    *_, last = train_editor(unet, base, data, replace(CONFIG, steps=2, conv_in_learning_rate=0.0))
+    assert torch.equal(last.model.conv_in.weight, before)
+    assert not torch.equal(last.model.conv_out.weight, base.unet.conv_out.weight)
+
+
 def test_a_folder_of_another_configuration_is_refused(tmp_path, base, data):
     trained(base, data, folder=tmp_path, stop_at=2)
     for change in ({"learning_rate": 2e-3}, {"batch_size": 2}, {"seed": 9}, {"conditioning_dropout": 0.1}):
         with pytest.raises(ValueError, match="another"):
             trained(base, data, replace(CONFIG, **change), folder=tmp_path)
+
+
+def test_a_run_is_not_continued_on_other_crops_autoencoder_or_text_encoder(tmp_path, base, data, pair_folder):
+    trained(base, data, folder=tmp_path, stop_at=2)
+    vae, encoder = deepcopy(base.vae), deepcopy(base.text_encoder)
+    for network in (vae, encoder):
+        next(network.parameters()).data.mul_(1.5)
+    others = (
+        (base, open_dataset(pair_folder, base, resolution=16, crops=2)),
+        (base, open_dataset(pair_folder, replace(base, vae=vae), resolution=16)),
+        (replace(base, text_encoder=encoder), data),
+    )
+    for model, pairs in others:
+        with pytest.raises(ValueError, match="another configuration"):
+            trained(model, pairs, folder=tmp_path)
+
+
+def test_what_a_run_learned_goes_only_into_the_networks_it_began_with(tmp_path, base, data):
+    unet = widen_unet(base.unet, 4)
+    check_networks(unet, base, tmp_path)  # no run, which whoever loads its weights says
+    next(train_editor(unet, base, data, CONFIG, tmp_path))
+    check_networks(widen_unet(base.unet, 4), base, tmp_path)
+    encoder = deepcopy(base.text_encoder)
+    next(encoder.parameters()).data.mul_(1.5)
+    with pytest.raises(ValueError, match=r"its text_encoder was .*see --model"):
+        check_networks(unet, replace(base, text_encoder=encoder), tmp_path)
+    with pytest.raises(ValueError, match=r"its base was tiny.* this one's is other; see --model"):
+        check_networks(unet, replace(base, name="other"), tmp_path)
+
+
+@pytest.mark.parametrize("found", ["tiny", ["tiny", "0c30"]])
+def test_a_card_names_the_model_that_was_trained(tmp_path, found):
+    config = {"base": found, "steps": 1}
+    record = {"config": config, "command": "ip2p train", "commit": "c", "machine": "m", "versions": {}}
+    write_json(tmp_path / "run.json", record)
+    write_card(tmp_path, tmp_path / "README.md")
+    assert "base_model: tiny\n" in (tmp_path / "README.md").read_text("utf-8")
 
 
 def test_a_run_records_its_configuration(tmp_path, base, data):
@@ -249,3 +299,12 @@ def test_the_validation_loss_is_repeatable_and_drops_nothing(editor, data, base)
     other = validation_loss(editor.unet, base, data, replace(CONFIG, conditioning_dropout=1 / 3), batches=3)
     assert other == first
     assert np.isfinite(first)
+
+
+def test_the_validation_loss_is_of_whole_batches_whatever_number_of_processes_they_were_cut_for(
+    editor, data, base, monkeypatch
+):
+    config = replace(CONFIG, batch_size=4)
+    alone = validation_loss(editor.unet, base, data, config, batches=2)
+    monkeypatch.setattr(loss_module, "processes", lambda: SimpleNamespace(num_processes=2, process_index=0))
+    assert validation_loss(editor.unet, base, data, config, batches=2) == pytest.approx(alone, rel=1e-5)

@@ -257,7 +257,7 @@ def test_poisoned_latents_stop_the_run_with_step_pairs_and_last_good_checkpoint(
         train(base, open_dataset(pair_folder, base, resolution=SIDE), tmp_path / "run", config)
     pairs = "; ".join(f"pairs {a}, {b}" for a, b in seen[2 : 2 + micro_steps])
     newest = tmp_path / "run" / f"checkpoint-{good:08d}"
-    assert f" at step {step} on {pairs}; the last good checkpoint is {newest}: " in str(caught.value)
+    assert f" at step {step} on {pairs}; start from the last good checkpoint, {newest}, " in str(caught.value)
     assert checkpoints(tmp_path / "run")[-1] == newest
     assert all(w.isfinite().all() for p in newest.glob("*.safetensors") for w in load_file(p).values())
     path.write_bytes(kept)

@@ -4,6 +4,7 @@ from ip2p_lib.backbone.clip import ClipEncoder, build_clip, load_clip
 from ip2p_lib.backbone.files import model_mark, weights_mark
 from ip2p_lib.backbone.language import LanguageModel, load_language_model, load_writer
 from ip2p_lib.backbone.loading import (
+    files_mark,
     load_backbone,
     load_editor,
     load_judge,
@@ -20,6 +21,7 @@ __all__ = [
     "LanguageModel",
     "build_clip",
     "check_instruction",
+    "files_mark",
     "load_backbone",
     "load_clip",
     "load_editor",

@@ -62,7 +62,15 @@ def load_backbone(
         if isinstance(part, nn.Module):
             # not part.to: diffusers then warns of networks that must stay in float32, and lists none
             nn.Module.to(part, device=device, dtype=dtype).eval().requires_grad_(False)
-    return Backbone(**parts, name=model_name(model))
+    return Backbone(**parts, name=model_name(model), files=files_mark(model))
+
+
+def files_mark(model: str) -> str:
+    """Digest of a model's files, whatever device and dtype it is loaded for; "" for a hub id."""
+    if is_file_name(model):
+        return storage.quick_digest(Path(model))
+    files = sorted(p for part in PARTS for p in Path(model, part).rglob("*") if p.is_file())
+    return storage.fingerprint([[p.name, storage.quick_digest(p)] for p in files]) if files else ""
 
 
 def model_name(model: str) -> str:

@@ -24,6 +24,7 @@ class Backbone:
     unet: UNet2DConditionModel
     scheduler: EulerAncestralDiscreteScheduler
     name: str = "unnamed"
+    files: str = ""  # digest of those it was loaded from; "" if from the hub or made here
 
     @property
     def device(self) -> torch.device:
@@ -42,7 +43,7 @@ class Backbone:
 
     def with_unet(self, unet: UNet2DConditionModel, name: str) -> "Backbone":
         """The same model around another UNet."""
-        return replace(self, unet=unet, name=name)
+        return replace(self, unet=unet, name=name, files="")
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:

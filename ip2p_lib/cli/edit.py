@@ -42,6 +42,12 @@ def edit(
         bool | None,
         typer.Option(help="Put back what the autoencoder loses, where the edit changes nothing"),
     ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Pixels of the longer side while it is edited; best as in training")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="no for float32, bf16 or fp16; by default what suits the device")
+    ] = None,
     full_size: Annotated[
         bool, typer.Option("--full-size", help="Put the result back at the picture's own size")
     ] = False,
@@ -60,7 +66,10 @@ def edit(
     ] = 0,
 ) -> None:
     """Edit pictures by instruction; each PNG carries its recipe. A folder's finished edits are not made again."""
+    from dataclasses import replace
+
     from ip2p_lib import backbone as models
+    from ip2p_lib.optimisation import compute_dtype
     from ip2p_lib.presets import preset as find
 
     chosen = find(preset)
@@ -69,9 +78,11 @@ def edit(
         num_inference_steps=steps, sampler=sampler, restore_detail=restore_detail, seed=seed,
     )  # fmt: skip
     if recipe is not None:
-        instruction, options = _repeated(recipe, instruction, options)
+        instruction, options, side = _repeated(recipe, instruction, options)
+        resolution = resolution or side
     if instruction is None:
         raise ValueError("say what to change, e.g. ip2p edit photo.png 'make it night', or give a --recipe")
+    config = replace(chosen.edit, **given(resolution=resolution))
     pictures = _pictures(source)
     target = out or Path("out/edits" if source.is_dir() else "out/edit.png")
     if target.is_dir() and not source.is_dir():
@@ -80,10 +91,12 @@ def edit(
     if not source.is_dir():
         _check_free(source, target)
     quiet()
-    tell_memory("edit", chosen, resolution=chosen.edit.resolution)
+    tell_memory("edit", chosen, precision or "", resolution=config.resolution)
     device, dtype, _ = models.pick_device()
+    if precision:
+        dtype = compute_dtype(precision)
     editor = models.load_editor(chosen, model, device=device, dtype=dtype)
-    job = _Job(editor, chosen.edit, instruction, options, full_size)
+    job = _Job(editor, config, instruction, options, full_size)
     if recipe is not None:
         job.check_model(recipe)
     if not source.is_dir():
@@ -131,8 +144,10 @@ def _check_free(source: Path, out: Path) -> None:
         raise ValueError(f"{out} holds what `ip2p edit` did not make; choose another --out") from error
 
 
-def _repeated(path: Path, instruction: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """An earlier edit's instruction and settings, changed by what was given now."""
+def _repeated(
+    path: Path, instruction: str | None, options: dict[str, Any]
+) -> tuple[str, dict[str, Any], int | None]:
+    """An earlier edit's instruction and settings, changed by what was given now, and its resolution if told."""
     from ip2p_lib import images
 
     found = images.read_recipe(path)
@@ -140,7 +155,7 @@ def _repeated(path: Path, instruction: str | None, options: dict[str, Any]) -> t
     if missing := [n for n in ("instruction", *names) if n not in found]:
         raise ValueError(f"{path} must carry a whole recipe, but it lacks {', '.join(missing)}")
     known = {n: found[n] for n in (*names, "sampler", "restore_detail") if n in found}
-    return instruction or found["instruction"], {**known, **options}
+    return instruction or found["instruction"], {**known, **options}, found.get("resolution") or None
 
 
 def _beside(out: Path, figure: str) -> Path:
@@ -161,9 +176,14 @@ class _Job:
         """A recipe repeats an edit with the editor that made it."""
         from ip2p_lib import images
 
-        wanted = images.read_recipe(recipe).get("model")
-        if wanted != self.editor.name:
-            raise ValueError(f"{recipe} was made by editor {wanted}, this is {self.editor.name}; see --model")
+        found = images.read_recipe(recipe)
+        made_by, weights = found.get("model"), found.get("weights", "")
+        if made_by != self.editor.name:
+            raise ValueError(
+                f"{recipe} was made by editor {made_by}, this is {self.editor.name}; see --model"
+            )
+        if weights and self.editor.files and weights != self.editor.files:
+            raise ValueError(f"{recipe} was made by an editor {made_by} of other weights; see --model")
 
     def tried(self, path: Path, out: Path, grid: bool, strip: int) -> str:
         """Edit one of many; what went wrong with it is told and returned, and the others go on."""
@@ -191,9 +211,8 @@ class _Job:
         source, config = images.open_picture(path), self.config
         wanted = recipe_of(self.editor, images.digest(source), self.instruction, config, **self.options)
         try:
-            is_same = {"restore_detail": False} | images.read_recipe(out) == asdict(
-                wanted
-            )  # older ones lack it
+            found = {"restore_detail": False, "weights": ""} | images.read_recipe(out)  # older ones lack them
+            is_same = found == asdict(wanted)
         except ValueError:
             return False
         edited = images.edit_size(*source.size, config.resolution, config.multiple)

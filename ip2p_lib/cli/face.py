@@ -57,7 +57,7 @@ def writable(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have tried at the same time
     except OSError as error:
         raise ValueError(
             f"the output folder must be writable, but {path} is not: {error.strerror}"

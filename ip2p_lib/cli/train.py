@@ -8,6 +8,8 @@ import typer
 from ip2p_lib.cli.face import Folder, PresetName, app, given, one_line_errors, quiet, writable
 from ip2p_lib.cli.plan import tell_memory
 
+Column = Annotated[str | None, typer.Option(help="That column's name in the pairs, if it is not found")]
+
 
 @app.command()
 @one_line_errors
@@ -48,7 +50,9 @@ def train(
         bool | None,
         typer.Option("--flip/--no-flip", help="Mirror half of the pairs; never those that say left or right"),
     ] = None,
-    max_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm")] = None,
+    max_grad_norm: Annotated[
+        float | None, typer.Option(help="Clip gradients to this norm; 0 for no clipping")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="no, bf16, fp16 or auto")] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of the square pictures")] = None,
     crops: Annotated[int, typer.Option(help="Random crops of each pair; 1 takes the whole picture")] = 1,
@@ -57,6 +61,9 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time")
     ] = False,
+    original_image_column: Column = None,
+    edit_prompt_column: Column = None,
+    edited_image_column: Column = None,
     held_out: Annotated[float, typer.Option(help="Share of prompts kept for the validation loss")] = 0.0,
     sheet_every: Annotated[
         int,
@@ -77,7 +84,7 @@ def train(
     """Fine-tune a text-to-image model, or an editor, on edit pairs; progress and sheets in OUT/log."""
     from dataclasses import replace
 
-    from ip2p_lib.optimisation import launched_precision, processes
+    from ip2p_lib.optimisation import is_sharded, launched_precision, processes
     from ip2p_lib.presets import preset as find
     from ip2p_lib.training.run import fit_config
 
@@ -102,13 +109,19 @@ def train(
     writable(out)
     quiet()
     if processes().is_main_process:
+        count = processes().num_processes
         tell_memory(
             "train", chosen, config.mixed_precision, resolution=config.resolution, lora_rank=lora_rank,
-            batch=max(1, config.batch_size // processes().num_processes),
+            batch=max(1, config.batch_size // count), processes=count if is_sharded() else 1,
             gradient_checkpointing=gradient_checkpointing,
         )  # fmt: skip
-    run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops, cache)
-    if not save_only:
+    columns = given(
+        original_image=original_image_column, edit_prompt=edit_prompt_column, edited_image=edited_image_column
+    )
+    run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops, cache, columns)
+    if save_only:
+        run.check()
+    else:
         run.train(sheet_every)
     processes().destroy_process_group()  # one that ends with its connections open may abort, and fail the others
     if processes().is_main_process:
@@ -129,6 +142,7 @@ class _Run:
         held_out: float,
         crops: int,
         cache: Path | None,
+        columns: dict[str, str],
     ) -> None:
         from ip2p_lib import backbone as models
         from ip2p_lib.dataset import open_dataset
@@ -149,6 +163,7 @@ class _Run:
                 held_out=held_out,
                 part=part,
                 cache=cache,
+                columns=columns,
                 crew=self.processes,
             )
             for part in (("train", "held_out") if held_out else ("train",))
@@ -168,20 +183,32 @@ class _Run:
             add_lora(unet, rank, rank, train_conv_in=not self.was_editor, seed=self.config.seed)
         return unet
 
+    def trainable(self) -> Any:
+        """The same, with what an adapter leaves as it is in the dtype of computing."""
+        from ip2p_lib.lora import store_frozen
+        from ip2p_lib.optimisation import compute_dtype, is_sharded
+
+        unet = self.untrained()
+        if self.lora_rank is not None and not is_sharded():
+            store_frozen(unet, compute_dtype(self.config.mixed_precision))
+        return unet
+
+    def check(self) -> None:
+        """Whether the run of this folder began with this model."""
+        from ip2p_lib.training import check_networks
+
+        check_networks(self.trainable(), self.base, self.out / "run")
+
     def train(self, sheet_every: int) -> None:
         """All steps, with a bar in the main process."""
         from tqdm import tqdm
 
         from ip2p_lib import storage
-        from ip2p_lib.lora import store_frozen
-        from ip2p_lib.optimisation import compute_dtype, is_sharded
         from ip2p_lib.training import EditSheet, train_editor, watched
 
         is_main = self.processes.is_main_process
         shown = self.parts.get("held_out", self.parts["train"])
-        unet = self.untrained()
-        if self.lora_rank is not None and not is_sharded():
-            store_frozen(unet, compute_dtype(self.config.mixed_precision))
+        unet = self.trainable()
         base = self.base.with_unet(unet.to(self.processes.device), self.base.name)
         sheet = EditSheet(base, shown, self.preset.edit) if sheet_every else None
         reports = watched(

@@ -1,6 +1,7 @@
 """What training draws from: prompts in a new order each epoch, a pair of each, batches by step number."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def open_dataset(
     part: str = "train",
     cache: Path | None = None,
     crops: int = 1,
+    columns: Mapping[str, str] | None = None,
     crew: PartialState | None = None,
 ) -> EditDataset:
     """Encode a folder of pairs once, and open the result memory-mapped.
@@ -124,6 +126,7 @@ def open_dataset(
         part: "train" for the others, "held_out" for those.
         cache: where encoded pairs are kept, default `folder/.latents`.
         crops: 1 for the whole picture; more for that many random crops of each pair.
+        columns: names that columns have in this folder, by ours, where they are not found by themselves.
         crew: processes that share the encoding, shard by shard, on one file system; all of them must call this.
 
     Raises:
@@ -137,7 +140,7 @@ def open_dataset(
     _check_unet(backbone)
     cache = cache or folder / ".latents"
     with remembered(cache / "digests.json", keep=crew is None or crew.is_main_process) as digests:
-        shards = find_shards(folder, digests)
+        shards = find_shards(folder, digests, columns)
     homes = encode_shards(shards, encoder, cache, crew)
     counts, shape = [s.count for s in shards], encoder.shape
     indices = [read_index(home, count, shape) for home, count in zip(homes, counts, strict=True)]
@@ -155,7 +158,7 @@ def open_dataset(
         [i for index in indices for i in index["instructions"]],
         list(groups.values()),
         **arrays,
-        mark=storage.fingerprint([h.name for h in homes]),
+        mark=storage.fingerprint([f"{h.parent.name}/{h.name}" for h in homes]),  # encoder and pairs,
     )
 
 

@@ -89,11 +89,14 @@ def _sha256(path: Path, known: Digests) -> str:
     return str(known[name][2])
 
 
-def find_shards(folder: Path, known: Digests | None = None) -> list[Shard]:
+def find_shards(
+    folder: Path, known: Digests | None = None, columns: Mapping[str, str] | None = None
+) -> list[Shard]:
     """Everything of a folder that training reads, in order; files without a row are passed over.
 
     Args:
         known: digests of files seen before, to which those of new ones are added.
+        columns: as `known_columns` is told them.
 
     Raises:
         FileNotFoundError: the folder holds no pairs.
@@ -102,7 +105,9 @@ def find_shards(folder: Path, known: Digests | None = None) -> list[Shard]:
     found: list[Shard] = []
     for path in pair_files(folder):
         found += (
-            _pieces(path) if path.name in METADATA else _parquet_shard(path, {} if known is None else known)
+            _pieces(path, columns)
+            if path.name in METADATA
+            else _parquet_shard(path, {} if known is None else known, columns)
         )
     if not found:
         raise ValueError(f"{folder} must hold at least one pair, but its files have no rows")
@@ -177,23 +182,25 @@ def _of_training(files: list[Path], folder: Path) -> list[Path]:
     return named or files
 
 
-def _parquet_shard(path: Path, known: Digests) -> list[Shard]:
+def _parquet_shard(path: Path, known: Digests, told: Mapping[str, str] | None) -> list[Shard]:
     """The file as one shard; none where it has no rows."""
-    columns = _columns_of(path)
+    columns = _columns_of(path, told)
     if not columns:
         return []
     with reading(path):
         metadata, digest = pq.read_metadata(path), _sha256(path, known)
+    if told:
+        digest = storage.fingerprint([digest, columns])
     read = partial(_parquet_rows, path, columns)
     if not all(_is_embedded(metadata, columns[c]) for c in PICTURES):
         digest = storage.fingerprint([digest, _outside_pictures(read(), path)])
     return [Shard(path, 0, metadata.num_rows, digest, read)]
 
 
-def _columns_of(path: Path) -> dict[str, str]:
+def _columns_of(path: Path, told: Mapping[str, str] | None = None) -> dict[str, str]:
     """Columns that are read, with the names they have here; none of a file without rows."""
     with reading(path), pq.ParquetFile(path) as file:
-        return known_columns(file.schema_arrow.names, path) if file.metadata.num_rows else {}
+        return known_columns(file.schema_arrow.names, path, told) if file.metadata.num_rows else {}
 
 
 def _parquet_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
@@ -223,9 +230,9 @@ def _outside_pictures(rows: Iterator[Row], path: Path, first: int = 0) -> list[s
     ]
 
 
-def _pieces(table: Path) -> Iterator[Shard]:
+def _pieces(table: Path, told: Mapping[str, str] | None) -> Iterator[Shard]:
     """A picture folder's pairs, cut into pieces, so that a stopped encoding has something to keep."""
-    rows = _renamed_rows(table)
+    rows = _renamed_rows(table, told)
     for first in count(0, PIECE):
         piece = list(islice(rows, PIECE))
         if not piece:
@@ -237,13 +244,13 @@ def _pieces(table: Path) -> Iterator[Shard]:
         yield Shard(table, first, len(piece), digest, partial(iter, piece))
 
 
-def _renamed_rows(table: Path) -> Iterator[Row]:
+def _renamed_rows(table: Path, told: Mapping[str, str] | None = None) -> Iterator[Row]:
     """Rows of a metadata file, the columns that are read under our names."""
     columns: dict[str, str] | None = None
     with reading(table):
         for found in _table_rows(table):
             row = {name.removesuffix(FILE_NAME): value for name, value in found.items()}
-            columns = columns or known_columns(list(row), table)
+            columns = columns or known_columns(list(row), table, told)
             yield {ours: row.get(name) for ours, name in columns.items()}
 
 

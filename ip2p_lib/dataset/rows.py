@@ -1,7 +1,7 @@
 """A row of any dataset as a pair: which column is which, and pictures as bytes or beside the file."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from csv import Error as CsvError
 from dataclasses import dataclass
@@ -35,14 +35,21 @@ class Pair:
     edited_caption: str = ""
 
 
-def known_columns(names: Sequence[str], path: Path) -> dict[str, str]:
-    """Our names of the columns that are read, with the names they have here."""
+def known_columns(names: Sequence[str], path: Path, told: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Our names of the columns that are read, with the names they have here.
+
+    Args:
+        told: names of the user's, by ours; the others are found by themselves.
+    """
     found = {name: name for name in OPTIONAL if name in names}
     for wanted, others in ALIASES.items():
-        here = next((n for n in (wanted, *others) if n in names), None)
+        tried = (told[wanted],) if told and wanted in told else (wanted, *others)
+        here = next((n for n in tried if n in names), None)
         if here is None:
+            more = f" (or {', '.join(tried[1:])})" if tried[1:] else ""
             raise ValueError(
-                f"{path} must have a column {wanted} (or {', '.join(others)}), got {', '.join(names)}"
+                f"{path} must have a column {tried[0]}{more}, got {', '.join(names)};"
+                f" `ip2p train --{wanted.replace('_', '-')}-column` names another"
             )
         found[wanted] = here
     return found

@@ -83,6 +83,7 @@ def recipe_of(
         source,
         sampler or config.sampler,
         config.restore_detail if restore_detail is None else restore_detail,
+        editor.files,
     )
 
 

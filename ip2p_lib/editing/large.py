@@ -55,6 +55,6 @@ def decoded(editor: Backbone, latents: Tensor) -> list[Image.Image]:
     if not pixels.isfinite().all():
         raise ValueError(
             f"the numbers that {editor.name} computes must be finite, but a picture came out as NaN: half precision"
-            " overflowed, for which float32 helps, or its weights are broken"
+            " overflowed, for which float32 helps (`--precision no`), or its weights are broken"
         )
     return images.to_pictures(pixels)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from ip2p_lib import filtering, pairs
-from ip2p_lib.backbone import Backbone, ClipEncoder, model_name
+from ip2p_lib.backbone import Backbone, ClipEncoder, files_mark, model_name
 from ip2p_lib.engines.session import one_line, reporting, running_ray
 from ip2p_lib.filtering.scoring import is_scored
 from ip2p_lib.presets import FilterConfig, PairConfig
@@ -44,6 +44,7 @@ class Job:
     config: PairConfig
     thresholds: FilterConfig
     model: str
+    files: str
     clip_mark: str
     load_base: Callable[[], Backbone]
     load_clip: Callable[[], ClipEncoder]
@@ -55,8 +56,11 @@ class Job:
         """The text-to-image model."""
         self._settle()
         base = self.load_base()
-        if base.name != self.model:
-            raise ValueError(f"workers must load the model {self.model!r}, but loaded {base.name!r}")
+        if (base.name, base.files) != (self.model, self.files):
+            raise ValueError(
+                f"workers must load the model {self.model!r} of weights {self.files!r}, but loaded {base.name!r} of"
+                f" {base.files!r}"
+            )
         return base
 
     @cached_property
@@ -140,7 +144,7 @@ def _claim(triplets: Sequence[Triplet], job: Job) -> list[pairs.Unit]:
     """Claim the folder for pairs and scores, as the in-process engine and `filtering.score` do."""
     seen: Any = SimpleNamespace(mark=job.clip_mark)  # the driver judges nothing, it only records who will
     critic = filtering.ClipCritic(seen, job.thresholds)
-    units = pairs.claim_run(triplets, job.model, job.config, job.folder, critic)
+    units = pairs.claim_run(triplets, job.model, job.config, job.folder, critic, job.files)
     filtering.claim_scores(job.folder, job.clip_mark)
     return units
 
@@ -195,6 +199,7 @@ def synthesise_with_ray(
         config,
         thresholds,
         model_name(model),
+        files_mark(model),
         clip_mark,
         load_base,
         load_clip,

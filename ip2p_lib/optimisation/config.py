@@ -31,7 +31,7 @@ class FitConfig:
     adam_beta2: float = 0.999
     warmup_steps: int = 0
     decay_steps: int = 0  # over so many last steps the rate falls, along a cosine, to a hundredth
-    max_grad_norm: float | None = None
+    max_grad_norm: float | None = None  # 0 or None: gradients are not clipped
     ema_decay: float = 0.9999  # reached along min(decay, (1 + n) / (10 + n))
     mixed_precision: str = "no"  # "auto" takes bf16 where it is faster
     gradient_accumulation_steps: int = 1

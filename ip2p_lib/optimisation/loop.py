@@ -93,7 +93,7 @@ def fit(
         for group, rate in zip(stepper.param_groups, base_rates, strict=True):
             group["lr"] = rate * config.rate_at(step)
         loss = _accumulate(accelerator, module, step, config.gradient_accumulation_steps)
-        if config.max_grad_norm is not None:
+        if config.max_grad_norm:
             accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         stepper.step()
         stepper.zero_grad(set_to_none=True)
@@ -166,10 +166,10 @@ def _stop_if_broken(
     micro = range((step - 1) * config.gradient_accumulation_steps, step * config.gradient_accumulation_steps)
     seen = f" on {'; '.join(describe(m) for m in micro)}" if describe else ""
     found = checkpoints(folder) if folder else []
-    good = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint before it"
+    good = f"start from the last good checkpoint, {found[-1]}" if found else "start over"
     raise FloatingPointError(
         f"the loss must stay finite and below {config.loss_limit:g} times its first values, got {loss} at step"
-        f" {step}{seen}; {good}: lower the learning rate and run again"
+        f" {step}{seen}; {good}, in another folder, at a lower learning rate"
     )
 
 
@@ -226,9 +226,9 @@ def launched_precision() -> str | None:
 def processes() -> PartialState:
     """The processes that were started together, and which of them this is; without a GPU they meet on the CPU.
 
-    Accelerate's own default takes each for the only one where there is no GPU.
+    Accelerate's own default takes each for the only one where there is no GPU, and any accelerator for one.
     """
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     return PartialState(cpu=on_cpu, timeout=PATIENCE)
 
 

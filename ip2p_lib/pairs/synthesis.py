@@ -194,9 +194,17 @@ def _check_critic(config: PairConfig, critic: Critic | None) -> None:
 
 
 def claim_run(
-    triplets: Sequence[Triplet], model: str, config: PairConfig, folder: Path, critic: Critic | None = None
+    triplets: Sequence[Triplet],
+    model: str,
+    config: PairConfig,
+    folder: Path,
+    critic: Critic | None = None,
+    files: str = "",
 ) -> list[Unit]:
     """Claim a folder for a run and return its units.
+
+    Args:
+        model, files: the text-to-image model's name, and digest of its files if it has any.
 
     Raises:
         ValueError: the folder holds results of another configuration; two triplets share an id; or the
@@ -208,7 +216,14 @@ def claim_run(
         raise ValueError(f"every triplet must have an id of its own, but {twice!r} occurs more than once")
     digest = storage.fingerprint([t.as_row() for t in triplets])
     judged = {"critic": critic.settings} if critic and config.stops_early else {}
-    claimed = {"stage": "pairs", **asdict(config), "model": model, "triplets": digest, **judged}
+    claimed = {
+        "stage": "pairs",
+        **asdict(config),
+        "model": model,
+        "weights": files,
+        "triplets": digest,
+        **judged,
+    }
     units = units_of(triplets, config)
     claim_folder(folder, claimed, note={SHARDS: len(units)})
     return units
@@ -234,7 +249,7 @@ def synthesise(
         ValueError: as `claim_run`; or the disk is full.
     """
     total, done, reused = len(triplets) * config.candidates_per_triplet, 0, 0
-    for unit in claim_run(triplets, backbone.name, config, folder, critic):
+    for unit in claim_run(triplets, backbone.name, config, folder, critic, backbone.files):
         count = len(unit.triplets) * config.candidates_per_triplet
         if is_whole(shard_path(folder, unit.number)):
             reused += count

@@ -75,13 +75,13 @@ def write_card(
     rows = [f"| {text} | {config[name]} |" for name, text in SHOWN.items() if config.get(name) is not None]
     rows += [f"| {name} | {record[name]} |" for name in ("command", "commit", "machine")]
     rows += [f"| {name} | {version} |" for name, version in record["versions"].items()]
-    told = ""
+    base, told = config["base"], ""
+    if isinstance(base, list):  # of an adapter: name and weights
+        base = base[0]
     if losses:
         (first, high), (last, low) = losses[0], losses[-1]
         told = f"Mean training loss: {high:.4f} around step {first}, {low:.4f} around step {last}."
     if held_out_loss is not None:
         told += f" Loss on held-out prompts, without dropout: {held_out_loss:.4f}."
     with storage.atomic_file(path) as partial:
-        partial.write_text(
-            TEMPLATE.format(base=config["base"], rows="\n".join(rows), losses=told), encoding="utf-8"
-        )
+        partial.write_text(TEMPLATE.format(base=base, rows="\n".join(rows), losses=told), encoding="utf-8")

@@ -75,15 +75,20 @@ def edit_loss(
 class EditLoss:
     """The loss of any step number: its batch, dropout, timesteps and noise follow from (seed, step).
 
-    Among several processes each computes its own rows of the batch; what is drawn for a row does not
-    depend on who computes it.
+    Among several processes each computes its own rows of the batch, or `part` of them; what is drawn for a row
+    does not depend on who computes it.
 
     Raises:
         ValueError: the batch does not divide among the processes, or the UNet and the pairs do not fit.
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, backbone: Backbone, data: EditDataset, config: TrainConfig
+        self,
+        unet: UNet2DConditionModel,
+        backbone: Backbone,
+        data: EditDataset,
+        config: TrainConfig,
+        part: int | None = None,
     ) -> None:
         self._unet, self._backbone, self._data, self._config = unet, backbone, data, config
         self._schedule = Schedule.of(backbone.scheduler)
@@ -94,7 +99,8 @@ class EditLoss:
             raise ValueError(
                 f"batch_size must divide among {group.num_processes} processes, got {config.batch_size}"
             )
-        self._rows = slice(group.process_index * share, (group.process_index + 1) * share)
+        part = group.process_index if part is None else part
+        self._rows = slice(part * share, (part + 1) * share)
 
     def _states(self, texts: list[str]) -> Tensor:
         """Text states (B, T, D); each distinct instruction is encoded once and remembered."""
@@ -132,6 +138,7 @@ class EditLoss:
             "" if dropped else self._data.instructions[p]
             for p, dropped in zip(pairs[rows], drop_text, strict=True)
         ]
+        self._schedule = self._schedule.to(self._unet.device)  # copied once
         return edit_loss(
             self._unet,
             self._schedule,
@@ -145,7 +152,9 @@ class EditLoss:
     def _moved(self, tensor: Tensor) -> Tensor:
         """On the UNet's device; the host does not wait for the copy."""
         device = self._unet.device
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+        return (
+            tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+        )
 
 
 @torch.no_grad()
@@ -157,8 +166,10 @@ def validation_loss(
     *,
     batches: int = 8,
 ) -> float:
-    """Loss without dropout on fixed batches and noise, comparable between checkpoints."""
-    loss = EditLoss(
-        unet, backbone, data, replace(config, conditioning_dropout=0.0, seed=config.seed + 977, flip=False)
-    )
-    return float(np.mean([loss(step).item() for step in range(batches)]))
+    """Loss without dropout on fixed batches and noise, comparable between checkpoints.
+
+    The caller computes all of it, whatever number of processes a batch was cut for.
+    """
+    config = replace(config, conditioning_dropout=0.0, seed=config.seed + 977, flip=False)
+    parts = [EditLoss(unet, backbone, data, config, part) for part in range(processes().num_processes)]
+    return float(np.mean([loss(step).item() for step in range(batches) for loss in parts]))

@@ -15,7 +15,7 @@ from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.dataset import EditDataset
 from ip2p_lib.fitting import first_line
 from ip2p_lib.optimisation import FitConfig, Report, fit, is_sharded, processes
-from ip2p_lib.pairs import claim_folder
+from ip2p_lib.pairs import claim_folder, recorded
 from ip2p_lib.presets import TrainConfig
 from ip2p_lib.training.loss import EditLoss
 
@@ -37,12 +37,10 @@ def parameter_groups(unet: UNet2DConditionModel, config: TrainConfig) -> list[di
     """What is trained, the first convolution with its own rate."""
     first = {id(p) for p in unet.conv_in.parameters()}
     trained = [p for p in unet.parameters() if p.requires_grad]
+    rate = config.learning_rate if config.conv_in_learning_rate is None else config.conv_in_learning_rate
     groups = [
         {"params": [p for p in trained if id(p) not in first], "lr": config.learning_rate},
-        {
-            "params": [p for p in trained if id(p) in first],
-            "lr": config.conv_in_learning_rate or config.learning_rate,
-        },
+        {"params": [p for p in trained if id(p) in first], "lr": rate},
     ]
     return [group for group in groups if group["params"]]
 
@@ -126,14 +124,39 @@ def _claim(
     unet: UNet2DConditionModel, backbone: Backbone, data: EditDataset, config: TrainConfig
 ) -> dict[str, Any]:
     """What two runs in one folder must have in common."""
-    trained = sorted(n for n, p in unet.named_parameters() if p.requires_grad)
-    is_adapter = len(trained) < len(list(unet.parameters()))  # which fits the weights under it, and no others
     return {
         "stage": "train",
         **{n: v for n, v in asdict(config).items() if n not in FREE},
         "prompts": len(data),
         "instructions": storage.fingerprint(data.instructions),
         "pairs": data.mark,
+        **_networks(unet, backbone),
+    }
+
+
+def _networks(unet: UNet2DConditionModel, backbone: Backbone) -> dict[str, Any]:
+    """What is trained, and what stays as it is around it; the autoencoder is in the mark of the pairs."""
+    trained = sorted(n for n, p in unet.named_parameters() if p.requires_grad)
+    is_adapter = len(trained) < len(list(unet.parameters()))  # which fits the weights under it, and no others
+    return {
         "base": [backbone.name, weights_mark(unet)] if is_adapter else backbone.name,
+        "text_encoder": weights_mark(backbone.text_encoder)[:16],
         "trained": storage.fingerprint(trained),
     }
+
+
+def check_networks(unet: UNet2DConditionModel, backbone: Backbone, folder: Path) -> None:
+    """Refuse to put what a run in `folder` learned into other networks than it began with.
+
+    Raises:
+        ValueError: its record tells of others.
+    """
+    if not (folder / "run.json").exists():
+        return
+    found = recorded(folder / "run.json")
+    for name, here in _networks(unet, backbone).items():
+        if found.get(name) != here:
+            raise ValueError(
+                f"the run in {folder} must be given the model it trained, but its {name} was {found.get(name)}, and"
+                f" this one's is {here}; see --model and --lora-rank"
+            )
