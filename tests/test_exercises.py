@@ -105,7 +105,7 @@ def test_the_untouched_stub_is_not_attempted_and_the_reference_goes_on(exercise,
     stub = cells_of(exercise)[1]
     left = run(exercise, stub)
     assert left[handed_in(stub)] is exercise.reference
-    assert repr(shown[0]) == f"Exercise {exercise.id} not attempted yet: the library's version is used below."
+    assert repr(shown[0]) == f"Exercise {exercise.id} not attempted yet: the library's version stands in."
     assert not progress_file().exists()
 
 
@@ -177,7 +177,7 @@ def test_a_right_answer_is_kept_and_remembered(twice, shown):
         return x + x
 
     assert attempt("99.1", mine) is mine
-    assert repr(shown[0]) == "Exercise 99.1 solved: your version is used below."
+    assert repr(shown[0]) == "Exercise 99.1 solved: your version takes its place."
     record = read_progress(progress_file())["99.1"]
     assert (record.attempts, record.solved, record.hints) == (1, True, 0)
     assert record.first == record.last != ""

@@ -137,7 +137,7 @@ WRONG = {
         (lambda s, to: (max(to**2 / s, 0.1 * (to == 0)), up(s, to)), "last step"),
         (lambda s, to: up(s, to), "two numbers"),
     ],
-    "05.5": [("a", "at equal scales too"), ("b", "plain prediction"), ("c", "(2, 2)"), ("E", "Another seed"), ("swap", "Choose one of")],
+    "05.5": [("b", "missing there as well"), ("c", "(0, 3)"), ("d", "by s_T, as ours"), ("E", "Another seed"), ("swap", "Choose one of")],
     "05.6": [
         (size(ceil), "Floating point"),
         (size(int), "rounded up, so that"),

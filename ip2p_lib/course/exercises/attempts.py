@@ -48,20 +48,20 @@ def attempt(exercise_id: str, answer: Any) -> Any:
 def _notice(exercise: Exercise, verdict: Verdict) -> Notice:
     name = f"Exercise {exercise.id}"
     if verdict.status == OPEN:
-        first = f"{name} not attempted yet: the library's version is used below."
+        first = f"{name} not attempted yet: the library's version stands in."
         return Notice(OPEN, (first, verdict.detail) if verdict.detail else (first,))
     solved = verdict.status == RIGHT
     most = len({verdict.hint, *exercise.hints})
     record, trouble = remember(progress_file(), exercise.id, solved=solved, most_hints=most)
     lines = (
-        [f"{name} solved: your version is used below."] if solved else _help(exercise, verdict, record.hints)
+        [f"{name} solved: your version takes its place."] if solved else _help(exercise, verdict, record.hints)
     )
     return Notice(verdict.status, (*lines, *([trouble] if trouble else [])))
 
 
 def _help(exercise: Exercise, verdict: Verdict, shown: int) -> list[str]:
     """Lines about a wrong attempt: what this answer suggests, then a layer more each time."""
-    lines = [f"Exercise {exercise.id} is not right yet: the library's version is used below."]
+    lines = [f"Exercise {exercise.id} is not right yet: the library's version stands in."]
     lines += [f"What was seen: {verdict.detail}"] if verdict.detail else []
     layers = [h for h in exercise.hints if h != verdict.hint]
     lines += [f"Hint: {hint}" for hint in (verdict.hint, *layers[: max(shown, 1) - 1])]

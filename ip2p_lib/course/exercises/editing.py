@@ -140,20 +140,20 @@ def colleagues_guidance(
     full: Tensor, image_only: Tensor, neither: Tensor, s_text: float, s_image: float
 ) -> Tensor:
     """The guidance of exercise 05.5. Find out by the symptoms, not by reading on."""
-    return guided(full, image_only, neither, s_image, s_text)
+    return neither + s_image * (image_only - neither) + s_text * (full - neither)
 
 
 CAUSES = {
-    "a": "Then both would differ at equal scales too: the picture would count twice.",
-    "b": "Then both would differ everywhere: even (1, 1) would not give the plain prediction.",
-    "c": "Then both would differ at (2, 2), where the picture's leg counts double.",
-    "e": "Another seed would differ everywhere, at equal scales too.",
+    "b": "Then both would differ at s_T = 0 too: the prediction with nothing would be missing there as well.",
+    "c": "Then both would agree wherever s_I is 1, and differ at (0, 3).",
+    "d": "Then theirs would move with the words by s_I. It moves by s_T, as ours does.",
+    "e": "Another seed would differ everywhere, at s_T = 0 too.",
 }
 
 
 def check_cause(answer: Any, seed: int) -> None:
-    """Equal where both scales are equal, and nowhere else."""
-    one_of(answer, "d", CAUSES)
+    """Equal where s_T is 0, and nowhere else; the words count alike everywhere."""
+    one_of(answer, "a", CAUSES)
 
 
 EXERCISES = (
@@ -174,7 +174,7 @@ EXERCISES = (
     Exercise(
         "05.3", "What the network takes the result for", 3, 4, 8, denoised_from, check_clean,
         (
-            "The latents are clean latents plus sigma times noise. Solve for the clean ones, for either answer.",
+            "Noise: solve for the clean latents. Velocity: x_0 = a z_t - b v, and z_t are the latents over sqrt(sigma² + 1).",
             "epsilon: latents - sigma * output. v_prediction: latents / (sigma² + 1) - output * sigma / sqrt(sigma² + 1).",
         ),
     ),
@@ -186,10 +186,10 @@ EXERCISES = (
         ),
     ),
     Exercise(
-        "05.5", "Break it: the colleague's sliders", 2, 5, 5, "d", check_cause,
+        "05.5", "Break it: the colleague's sliders", 3, 5, 6, "a", check_cause,
         (
             "For which pairs of scales do both agree? What have these pairs in common?",
-            "Put s_T = s_I into the formula, and then into each of the five wrong ones.",
+            "Both move with the words alike, so that part is right. What else could s_T multiply, and each of the five faults?",
         ),
     ),
     Exercise(

@@ -130,7 +130,7 @@ def check_attention(answer: Callable[..., Any], seed: int) -> None:
         (attend(q[lender], k, v), "The queries are lent, the keys are not: a map needs both from one row."),
         (
             attend(q[lender], k[lender], v[lender]),
-            "Values must stay the target's own, or it becomes its source.",
+            "The formula mixes the target's own values; yours mixes the source's.",
         ),
         (attend(q, k, v), "Nothing is lent yet: `lender` says whose queries and keys each row uses."),
         (scores.softmax(-1) @ v, "Divide the scores by the square root of d, the size of one head."),
@@ -143,7 +143,7 @@ def check_attention(answer: Callable[..., Any], seed: int) -> None:
 CAUSES = {
     "a": "If nothing were shared, the threshold would change nothing; here it changes the target a lot.",
     "c": "If the target lent, the source would notice. It does not.",
-    "d": "If values were lent too, the target would become its source, whatever its words and their order.",
+    "d": "If values were lent too, the words would still act through cross-attention: a castle, in either order of the words.",
     "e": "Other noise would move the sun, the moon and the ground. They stay where they were.",
 }
 
@@ -186,7 +186,7 @@ EXERCISES = (
         "02.5", "The price of a fork", 4, 3, 12, forked_rows, check_forks,
         (
             "Count the different pictures on their way at each step: one source, one trunk if anybody shares, and who has left it.",
-            "Who left the trunk at the same step has the same picture: per step, add the number of different shared_steps among those that stopped.",
+            "Who left the trunk at the same step has the same picture: per step, add how many different counts of shared steps those have that stopped.",
         ),
     ),
     Exercise(
