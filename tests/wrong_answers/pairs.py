@@ -102,7 +102,7 @@ WRONG = {
     "02.7": [
         ("a", "threshold"),
         ("C", "source would notice"),
-        (" d ", "become its source"),
+        (" d ", "still act through cross-attention"),
         ("cross", "Choose one of a, b, c, d, e"),
     ],
 }
