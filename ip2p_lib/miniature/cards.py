@@ -43,8 +43,8 @@ ABOUT = {
         "Editor of the picture world",
         "The text-to-image UNet with four more input channels, fine-tuned on pairs that the miniature generated"
         " and its CLIP kept, by how far the picture moves (`docs/filtering.md`; `pairs_kept_exact` below is about the"
-        " preset's filter, and about the text-to-image model as it is now; these pairs were drawn by it before its last"
-        " training). It has seen no drawn answer to an edit.",
+        " preset's filter, and the text-to-image model as it is now, which drew only the last of these pairs). It has"
+        " seen no drawn answer to an edit.",
         ("pairs_kept_exact", "editor_exact", "editor_exact_worst_kind", "editor_l1_over_unedited_l1"),
     ),
 }

@@ -54,7 +54,9 @@ def _notice(exercise: Exercise, verdict: Verdict) -> Notice:
     most = len({verdict.hint, *exercise.hints})
     record, trouble = remember(progress_file(), exercise.id, solved=solved, most_hints=most)
     lines = (
-        [f"{name} solved: your version takes its place."] if solved else _help(exercise, verdict, record.hints)
+        [f"{name} solved: your version takes its place."]
+        if solved
+        else _help(exercise, verdict, record.hints)
     )
     return Notice(verdict.status, (*lines, *([trouble] if trouble else [])))
 
