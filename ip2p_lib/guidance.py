@@ -1,7 +1,7 @@
 """Classifier-free guidance with one and two conditions. Pure tensor math, no models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -80,6 +80,10 @@ class Branches:
             has_image=tuple(i < 2 for i in kept),
             weights=weights[kept].float(),
         )
+
+    def to(self, device: torch.device) -> "Branches":
+        """The same on a device, where no step waits for a copy of the weights."""
+        return replace(self, weights=self.weights.to(device))
 
     def combine(self, predictions: Tensor) -> Tensor:
         """Weighted sum over branches, (branches * B, C, h, w) to (B, C, h, w)."""

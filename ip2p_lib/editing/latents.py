@@ -47,7 +47,7 @@ def edit_latents(
     Source: InstructPix2Pix section 3.2.1; timothybrooks/instruct-pix2pix@0dffd1e:edit_cli.py.
     """
     count = len(condition)
-    branches = Branches.of(guidance_scales, image_guidance_scales)
+    branches = Branches.of(guidance_scales, image_guidance_scales).to(condition.device)
     null = null_states.expand(count, -1, -1)
     states = torch.cat([text_states if used else null for used in branches.has_text])
     pictures = torch.cat([condition if used else torch.zeros_like(condition) for used in branches.has_image])
