@@ -42,7 +42,7 @@ miniature: $(INSTALLED)
 	$(BIN)/ip2p miniature
 
 quality: $(INSTALLED)
-	$(BIN)/ip2p quality --readme README.md
+	$(BIN)/ip2p quality --readme README.md --page docs/quality.md
 	$(BIN)/ip2p cards
 
 # The stamp is touched last: an interrupted install is done again. The lock fits one platform;

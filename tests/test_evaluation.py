@@ -15,6 +15,7 @@ from ip2p_lib.evaluation import (
     bootstrap,
     bootstrap_ratio,
     by_kind,
+    by_style,
     changed_exactly,
     different_captions,
     evaluate_edits,
@@ -224,11 +225,13 @@ def test_an_edit_is_scored_against_its_exact_answer(editor, clip, untrained, edi
     assert [s.l1 for s in again] == pytest.approx([s.l1 for s, *_ in found], abs=2e-2)
 
 
-def test_scores_are_gathered_by_kind():
-    scores = [EditScore(k, e, 1, 0.1, 0.2, 0, 0) for k, e in (("add", 1), ("add", 0), ("time", 1))]
-    kinds = by_kind(scores)
+def test_scores_are_gathered_by_kind_and_by_style():
+    made = (("add", 1, "poster"), ("add", 0, "plain"), ("time", 1, "poster"))
+    scores = [EditScore(kind, exact, 1, 0.1, 0.2, 0, 0, style) for kind, exact, style in made]
+    kinds, styles = by_kind(scores), by_style(scores)
     assert {k: (m.value, m.n) for k, m in kinds.items()} == {"time": (1.0, 1), "add": (0.5, 2)}
     assert list(kinds) == [k for k in KINDS if k in kinds]
+    assert {s: (m.value, m.n) for s, m in styles.items()} == {"plain": (0.0, 1), "poster": (1.0, 2)}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from ip2p_lib.presets import MINIATURE, FilterConfig
 from ip2p_lib.quality import (
     GOALS,
     Goal,
+    edits_table,
     filter_tables,
     measure_all,
     quality_table,
@@ -50,6 +51,14 @@ def test_what_the_pages_say_of_restored_detail_holds():
 
 def test_the_readme_shows_the_measured_table():
     assert quality_table(storage.read_json(RESULTS / "quality.json")) in (ROOT / "README.md").read_text()
+
+
+def test_the_page_on_quality_shows_the_measured_table():
+    table = edits_table(storage.read_json(RESULTS / "editor_by_kind.json"))
+    assert (
+        f"<!-- editor_by_kind -->\n\n{table}\n\n<!-- /editor_by_kind -->"
+        in (ROOT / "docs" / "quality.md").read_text()
+    )
 
 
 def test_the_readme_states_the_measured_minutes_and_memory():

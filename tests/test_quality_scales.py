@@ -12,7 +12,10 @@ from ip2p_lib.quality import scales_table, study_scales
 from ip2p_lib.quality.scales import summed_up
 
 ROOT = Path(__file__).resolve().parent.parent
-SCORES = [EditScore("add", 1.0, 1.0, 0.1, 0.4, 0.5, 0.5), EditScore("time", 0.0, 1.0, 0.3, 0.4, 0.5, 0.5)]
+SCORES = [
+    EditScore("add", 1.0, 1.0, 0.1, 0.4, 0.5, 0.5, "plain"),
+    EditScore("time", 0.0, 1.0, 0.3, 0.4, 0.5, 0.5, "plain"),
+]
 
 
 @pytest.mark.parametrize(("scales", "count"), [((1, 1), 1), ((1.5, 1.5), 2), ((2, 1), 2), ((2, 1.7), 3)])

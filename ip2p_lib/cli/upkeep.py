@@ -71,10 +71,11 @@ def quality(
     out: Annotated[Path, typer.Option("--out", help="Where results go")] = Path("data/results"),
     only: Annotated[str | None, typer.Option(help="One measure's key")] = None,
     readme: Annotated[Path | None, typer.Option(help="README whose table to renew")] = None,
+    page: Annotated[Path | None, typer.Option(help="Page whose table by kind and style to renew")] = None,
 ) -> None:
     """Measure the shipped models and write quality.json with intervals."""
     from ip2p_lib import storage
-    from ip2p_lib.quality import measure_all, quality_table, replace_block
+    from ip2p_lib.quality import edits_table, measure_all, quality_table, replace_block
 
     writable(out)
     quiet()
@@ -82,6 +83,8 @@ def quality(
         typer.echo(line)
     if readme is not None:
         replace_block(readme, "quality", quality_table(storage.read_json(out / "quality.json")))
+    if page is not None:
+        replace_block(page, "editor_by_kind", edits_table(storage.read_json(out / "editor_by_kind.json")))
 
 
 @app.command()

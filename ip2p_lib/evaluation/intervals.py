@@ -97,5 +97,10 @@ def bootstrap_ratio(
 
 def shares_by_kind(kinds: Sequence[str], values: Sequence[float]) -> dict[str, Measure]:
     """Shares of ones by kind of edit, for the kinds that occur."""
-    found = {k: [v for v, kind in zip(values, kinds, strict=True) if kind == k] for k in KINDS}
+    return shares_by(KINDS, kinds, values)
+
+
+def shares_by(order: Sequence[str], names: Sequence[str], values: Sequence[float]) -> dict[str, Measure]:
+    """Shares of ones by name, in this order, for the names that occur."""
+    found = {k: [v for v, name in zip(values, names, strict=True) if name == k] for k in order}
     return {k: share(v) for k, v in found.items() if v}

@@ -13,13 +13,13 @@ from ip2p_lib.backbone import Backbone, ClipEncoder
 from ip2p_lib.baselines.sdedit import guided
 from ip2p_lib.diffusion import euler_ancestral
 from ip2p_lib.editing import edit
-from ip2p_lib.evaluation.intervals import Measure, bootstrap_ratio, shares_by_kind
+from ip2p_lib.evaluation.intervals import Measure, bootstrap_ratio, shares_by, shares_by_kind
 from ip2p_lib.judge import Judge, Verdict, read_attributes
 from ip2p_lib.presets import EditConfig
 from ip2p_lib.records import Triplet
 from ip2p_lib.scenes.language import caption
 from ip2p_lib.scenes.render import render
-from ip2p_lib.scenes.world import EXTRAS, KIND_OF_ATTRIBUTE, Scene, SceneEdit
+from ip2p_lib.scenes.world import EXTRAS, KIND_OF_ATTRIBUTE, STYLES, Scene, SceneEdit
 from ip2p_lib.similarity import image_features, score_edits, text_features
 from ip2p_lib.triplets import edit_of
 
@@ -129,6 +129,7 @@ class EditScore:
     unedited_l1: float  # the same for the unedited input
     clip_sim_dir: float
     clip_sim_image: float
+    style: str  # of the input
 
 
 def changed_requested(verdict: Verdict, edit: SceneEdit) -> bool:
@@ -194,6 +195,7 @@ def _score_group(
             u,
             c.clip_sim_dir,
             c.clip_sim_image,
+            e.before.style,
         )
         for e, v, d, u, c in zip(edits, verdicts, distance, unedited, cosines, strict=True)
     ]
@@ -202,6 +204,11 @@ def _score_group(
 def by_kind(scores: Sequence[EditScore]) -> dict[str, Measure]:
     """Exact edits by kind of edit, for the kinds that occur."""
     return shares_by_kind([s.kind for s in scores], [s.exact for s in scores])
+
+
+def by_style(scores: Sequence[EditScore]) -> dict[str, Measure]:
+    """Exact edits by the style of the input, for the styles that occur."""
+    return shares_by(STYLES, [s.style for s in scores], [s.exact for s in scores])
 
 
 def distance_ratio(scores: Sequence[EditScore]) -> Measure:

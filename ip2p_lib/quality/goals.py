@@ -66,6 +66,19 @@ def quality_table(results: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def edits_table(found: dict[str, Any]) -> str:
+    """The Markdown table of the page on quality: exact edits by kind, and by the style of the input."""
+    rows = ["| edits of unseen pictures | exact | n |", "| --- | --- | --- |"]
+    for key, about in (
+        ("editor_exact_by_kind", "kind: {}"),
+        ("editor_exact_by_style", "style of the input: {}"),
+    ):
+        for name, r in found[key].items():
+            interval = f"{r['low']:.2f} to {r['high']:.2f}"
+            rows.append(f"| {about.format(name)} | {r['value']:.2f} ({interval}) | {r['n']} |")
+    return "\n".join(rows)
+
+
 def replace_block(path: Path, name: str, text: str) -> None:
     """Put generated text between a document's marks `<!-- name -->` and `<!-- /name -->`.
 

@@ -24,6 +24,7 @@ from ip2p_lib.evaluation import (
     all_attributes_right,
     bootstrap,
     by_kind,
+    by_style,
     different_captions,
     distance_ratio,
     evaluate_edits,
@@ -156,6 +157,7 @@ class Quality:
         """Edits of true renders that are exactly right."""
         self.details["editor_by_kind"] = {
             "editor_exact_by_kind": {k: asdict(v) for k, v in by_kind(self.edits).items()},
+            "editor_exact_by_style": {k: asdict(v) for k, v in by_style(self.edits).items()},
             "editor_requested": asdict(share([s.requested for s in self.edits])),
         }
         restored = self.edited(replace(self.preset.edit, restore_detail=True))
