@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lib import storage
+from ip2p_lib.evaluation.tables import markdown_table, measure_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,13 @@ def quality_table(results: dict[str, Any]) -> str:
 
 def edits_table(found: dict[str, Any]) -> str:
     """The Markdown table of the page on quality: exact edits by kind, and by the style of the input."""
-    rows = ["| edits of unseen pictures | exact | n |", "| --- | --- | --- |"]
-    for key, about in (
-        ("editor_exact_by_kind", "kind: {}"),
-        ("editor_exact_by_style", "style of the input: {}"),
-    ):
-        for name, r in found[key].items():
-            interval = f"{r['low']:.2f} to {r['high']:.2f}"
-            rows.append(f"| {about.format(name)} | {r['value']:.2f} ({interval}) | {r['n']} |")
-    return "\n".join(rows)
+    shares = {"kind": found["editor_exact_by_kind"], "style of the input": found["editor_exact_by_style"]}
+    rows = [
+        (f"{about}: {name}", measure_text(r), r["n"])
+        for about, by in shares.items()
+        for name, r in by.items()
+    ]
+    return markdown_table(("edits of unseen pictures", "exact", "n"), rows)
 
 
 def replace_block(path: Path, name: str, text: str) -> None:
