@@ -20,6 +20,8 @@ class WriteConfig:
     max_new_tokens: int = 256
     attempts: int = 4  # per caption
     min_certainty: float | None = None  # deviation: reject captions with a token of lower log-probability
+    min_instruction_certainty: float | None = None  # deviation: the same of instructions
+    max_changes: int | None = None  # deviation: reject captions that change in more places
     batch_size: int = 32  # captions written, and put on record, together
     seed: int = 0
 
@@ -29,6 +31,8 @@ class WriteConfig:
                 raise ValueError(f"WriteConfig.{name} must be at least 1, got {getattr(self, name)}")
         if not self.temperature >= 0:
             raise ValueError(f"WriteConfig.temperature must be at least 0, got {self.temperature}")
+        if self.max_changes is not None and self.max_changes < 1:
+            raise ValueError(f"WriteConfig.max_changes must be at least 1, got {self.max_changes}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"WriteConfig.top_p must lie in (0, 1], got {self.top_p}")
 

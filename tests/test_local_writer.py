@@ -108,7 +108,7 @@ def test_writing_ends_at_the_stop_or_at_the_end_token(tiny_writer):
         assert completion.completion_tokens == 1
 
 
-def test_certainty_is_the_log_probability_of_the_edited_captions_least_sure_token(shipped_writer):
+def test_certainties_are_the_log_probabilities_of_the_least_sure_tokens(shipped_writer):
     """Against the log-probabilities of one forward pass over the finished text."""
     prompt = "a red car in the city\n##\n"
     config = replace(CONFIG, max_new_tokens=60)
@@ -121,6 +121,9 @@ def test_certainty_is_the_log_probability_of_the_edited_captions_least_sure_toke
     start = ids[0].tolist().index(tokenizer.convert_tokens_to_ids(PARTS))
     end = ids[0].tolist().index(tokenizer.convert_tokens_to_ids(STOP))
     assert completion.certainty == pytest.approx(own[start:end].min().item(), abs=1e-3)
+    first = len(tokenizer(prompt).input_ids) - 1  # own[i] is that of the token after i
+    assert completion.instruction_certainty == pytest.approx(own[first:start].min().item(), abs=1e-3)
+    assert completion.instruction_certainty < completion.certainty  # an instruction is a choice among many
 
 
 def test_a_prompt_that_does_not_fit_is_refused(tiny_writer):

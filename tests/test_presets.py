@@ -46,6 +46,7 @@ def test_an_unknown_preset_is_refused(name):
         (WriteConfig, {"temperature": float("nan")}, r"temperature must be at least 0, got nan"),
         (WriteConfig, {"top_p": 0}, r"top_p must lie in \(0, 1\], got 0"),
         (WriteConfig, {"attempts": 0}, r"attempts must be at least 1, got 0"),
+        (WriteConfig, {"max_changes": 0}, r"max_changes must be at least 1, got 0"),
         (WriteConfig, {"batch_size": 0}, r"batch_size must be at least 1, got 0"),
         (WriteConfig, {"max_new_tokens": 0}, r"max_new_tokens must be at least 1, got 0"),
         (TrainConfig, {"conditioning_dropout": 0.5}, r"conditioning_dropout must lie in \[0, 1/3\].*0\.5"),
@@ -91,4 +92,4 @@ def test_the_full_preset_is_the_papers_and_its_codes():
 def test_the_full_writer_samples_as_the_released_code_does():
     w = FULL.write
     assert (w.temperature, w.top_p, w.frequency_penalty, w.max_new_tokens) == (0.7, 1.0, 0.1, 256)
-    assert (w.attempts, w.min_certainty) == (4, None)
+    assert (w.attempts, w.min_certainty, w.min_instruction_certainty, w.max_changes) == (4, None, None, None)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ip2p_lib.presets import WriteConfig
 from ip2p_lib.records import Triplet, read_triplets
 from ip2p_lib.triplets.captions import caption_fault, clean_caption
 from ip2p_lib.triplets.prompts import (
@@ -167,12 +168,35 @@ def test_rows_of_the_released_file_and_of_the_released_generator_are_read(tmp_pa
     ]
 
 
+@pytest.mark.parametrize("of", ["certainty", "instruction_certainty"])
 @pytest.mark.parametrize(("certainty", "accepted"), [(None, True), (-0.1, True), (-0.11, False)])
-def test_a_caption_that_the_writer_is_unsure_of_is_rejected_only_if_asked(certainty, accepted):
-    completion = Completion("make it night\n%%\na cat at night\nEND", True, certainty=certainty)
+def test_a_text_that_the_writer_is_unsure_of_is_rejected_only_if_asked(of, certainty, accepted):
+    completion = Completion("make it night\n%%\na cat at night\nEND", True, **{of: certainty})
     assert read_completion(completion, "a cat") == ("make it night", "a cat at night")
+    config = WriteConfig(**{f"min_{of}": -0.1})
     if accepted:
-        assert read_completion(completion, "a cat", min_certainty=-0.1) == ("make it night", "a cat at night")
+        assert read_completion(completion, "a cat", config) == ("make it night", "a cat at night")
     else:
         with pytest.raises(RejectedError, match="unsure"):
-            read_completion(completion, "a cat", min_certainty=-0.1)
+            read_completion(completion, "a cat", config)
+
+
+@pytest.mark.parametrize(
+    ("output", "places"),
+    [
+        ("a dog in the garden by day", 1),
+        ("A cat in a garden by night.", 1),  # articles, case and final marks are no changes
+        ("an old cat in the garden by day", 1),
+        ("a cat by day", 1),
+        ("a dog in the garden by night", 2),
+        ("a dog in a snowy garden by night", 3),
+    ],
+)
+def test_a_caption_that_changes_in_more_places_than_allowed_is_rejected(output, places):
+    completion = Completion(f"change it\n%%\n{output}\nEND", True)
+    caption = "a cat in the garden by day"
+    assert read_completion(completion, caption)[1] == output
+    assert read_completion(completion, caption, WriteConfig(max_changes=places))[1] == output
+    if places > 1:
+        with pytest.raises(RejectedError, match="changes"):
+            read_completion(completion, caption, WriteConfig(max_changes=places - 1))

@@ -13,9 +13,8 @@ from tqdm.auto import tqdm
 from ip2p_lib import filtering, pairs
 from ip2p_lib.backbone import LanguageModel, load_clip, load_text_to_image, load_writer
 from ip2p_lib.miniature.recipes import (
-    BOLD_CERTAINTY,
-    BOLD_TEMPERATURE,
     BOLD_TRIPLETS,
+    BOLD_WRITING,
     CAUTIOUS_TRIPLETS,
     EDITOR_FILTER,
     EDITOR_PAIRS,
@@ -82,10 +81,7 @@ def editor_triplets(work: Path, device: torch.device | str) -> list[Triplet]:
         model = load_writer(MINIATURE, device=device)
         config = replace(MINIATURE.write, seed=TRIPLET_SEED)
         cautious = written(work / "triplets-cautious.jsonl", model, config, CAUTIOUS_TRIPLETS)
-        config = replace(
-            config, seed=TRIPLET_SEED + 1, temperature=BOLD_TEMPERATURE, min_certainty=BOLD_CERTAINTY
-        )
-        bold = written(work / "triplets-bold.jsonl", model, config, BOLD_TRIPLETS)
+        bold = written(work / "triplets-bold.jsonl", model, BOLD_WRITING, BOLD_TRIPLETS)
         write_triplets(path, balanced([*cautious, *bold], EDITOR_TRIPLETS))
     return list(read_triplets(path))
 

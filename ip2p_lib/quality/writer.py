@@ -11,16 +11,20 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ip2p_lib.backbone import LanguageModel, load_writer
+from ip2p_lib.miniature.recipes import BOLD_WRITING
 from ip2p_lib.presets import Preset, WriteConfig
 from ip2p_lib.records import Triplet, read_triplets
 from ip2p_lib.triplets import Tally, world_captions, write_all
 from ip2p_lib.triplets.local import LocalWriter
 from ip2p_lib.triplets.seeds import repeated_instructions
 from ip2p_lib.triplets.verdicts import WriterVerdict, mix, target_mix, verdicts
+from ip2p_lib.triplets.world import understood
 
 SEED = 907  # held out: no training draws from it, nor did the choice of temperature (904)
 CAPTIONS, CAPTIONS_BY_TEMPERATURE = 2_600, 250
 TEMPERATURES = (0.3, 0.7, 1.0, 1.3)
+CAPTIONS_BY_BOUNDS = 800
+BOUNDS = ("min_certainty", "min_instruction_certainty", "max_changes")
 
 
 def written_triplets(language: LanguageModel, count: int, config: WriteConfig) -> tuple[list[Triplet], Tally]:
@@ -36,7 +40,8 @@ def written_triplets(language: LanguageModel, count: int, config: WriteConfig) -
 def judge_writer(preset: Preset, count: int = CAPTIONS) -> tuple[list[WriterVerdict], dict[str, Any]]:
     """The world's verdicts on the preset's writer, and the details: kinds, faults, temperatures."""
     training = list(read_triplets(Path(preset.seed_triplets)))
-    rows, tally = written_triplets(load_writer(preset), count, preset.write)
+    writer = load_writer(preset)
+    rows, tally = written_triplets(writer, count, preset.write)
     found = verdicts(rows, training)
     shares, target = mix(found), target_mix(rows)
     details = {
@@ -51,6 +56,7 @@ def judge_writer(preset: Preset, count: int = CAPTIONS) -> tuple[list[WriterVerd
             for name, model in (("before", preset.language_model), ("after", preset.writer))
             for row in _by_temperature(load_writer(preset, model), name, preset.write, training)
         ],
+        "bold_by_bounds": _by_bounds(writer, BOLD_WRITING),
     }
     return found, details
 
@@ -72,6 +78,25 @@ def _by_temperature(
                 "captions": tally.captions,
                 "valid": round(sum(not v.fault for v in found) / tally.captions, 4),
                 "new": round(sum(v.new for v in found) / tally.captions, 4),
+                "rejected": dict(tally.rejected),
+            }
+        )
+    return rows
+
+
+def _by_bounds(language: LanguageModel, config: WriteConfig) -> list[dict[str, Any]]:
+    """How many of a bolder writer's triplets are valid, with one more of its bounds from row to row."""
+    rows = []
+    for i in range(len(BOUNDS) + 1):
+        lifted: dict[str, Any] = dict.fromkeys(BOUNDS[i:])
+        written, tally = written_triplets(language, CAPTIONS_BY_BOUNDS, replace(config, **lifted))
+        valid = [understood(t) is not None for t in written]
+        rows.append(
+            {
+                "bounds": {name: getattr(config, name) for name in BOUNDS[:i]},
+                "captions": tally.captions,
+                "written": len(written),
+                "valid": round(sum(valid) / len(written), 4),
                 "rejected": dict(tally.rejected),
             }
         )

@@ -107,9 +107,9 @@ class LocalWriter:
         written = (tokens != tokenizer.pad_token_id).nonzero()
         count = int(written.max()) + 1 if len(written) else 0
         finished = bool(ended) or STOP in text
-        caption = log_probs[self._caption_start(tokens[:count]) : count]
-        certainty = min(caption, default=None)
-        return Completion(text, finished, prompt_tokens, count, certainty)
+        start = self._caption_start(tokens[:count])
+        caption, instruction = min(log_probs[start:count], default=None), min(log_probs[:start], default=None)
+        return Completion(text, finished, prompt_tokens, count, caption, instruction)
 
     def _caption_start(self, tokens: Tensor) -> int:
         """Number of tokens up to the end of the separator; all of them if there is none."""

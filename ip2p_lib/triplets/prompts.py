@@ -3,10 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 
+from ip2p_lib.presets import WriteConfig
 from ip2p_lib.records import Triplet
 
 SEPARATOR, PARTS, STOP = "\n##\n", "\n%%\n", "\nEND"
+UNBOUND = WriteConfig()  # no bound on certainty or changes
 CHAT_SYSTEM = (
     "You continue a list. Each item is an image caption, a line '##', an instruction for editing that image, a line"
     " '%%', the caption of the edited image, and a line 'END'. Change one thing only and keep every other word of"
@@ -27,7 +30,7 @@ class Completion:
     """What a model wrote. `finished` is False where it was cut off by the token limit.
 
     `certainty` is the log-probability of the edited caption's least sure token, in nats at temperature 1,
-    where the writer knows it.
+    where the writer knows it; `instruction_certainty` that of the instruction's.
     """
 
     text: str
@@ -35,12 +38,13 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     certainty: float | None = field(default=None, compare=False)
+    instruction_certainty: float | None = field(default=None, compare=False)
     refused: bool = False  # by a server that answers other texts
 
 
 class RejectedError(ValueError):
     """An attempt that is no triplet; `reason` is one of "refused", "empty", "unfinished", "parts",
-    "lines", "no-op", "unsure"."""
+    "lines", "no-op", "changes", "unsure"."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -71,16 +75,17 @@ def _normalised(text: str) -> str:
     return re.sub(r"\b(?:an?|the) ", "", text.strip().strip(".!?").lower())
 
 
-def read_completion(
-    completion: Completion, caption: str, min_certainty: float | None = None
-) -> tuple[str, str]:
+def read_completion(completion: Completion, caption: str, config: WriteConfig = UNBOUND) -> tuple[str, str]:
     """Instruction and edited caption of a completion, stripped.
+
+    Args:
+        config: holds the bounds on certainty and changes.
 
     Raises:
         RejectedError: the text was refused, nothing was written, the end is missing, there are not exactly two parts, a part is
             empty or runs over lines, the edited caption is the caption again but for case and final
-            marks, or the writer was not sure of it. All but the end, the lines and the certainty are the
-            released code's rules.
+            marks, changes in too many places, or the writer was not sure. All but the end, the lines, the changes
+            and the certainty are the released code's rules.
     """
     text, stop, _ = completion.text.partition(STOP)
     if completion.refused:
@@ -97,10 +102,22 @@ def read_completion(
     edit, output = parts
     if _normalised(output) == _normalised(caption):
         raise RejectedError("no-op")
-    if (
-        min_certainty is not None
-        and completion.certainty is not None
-        and completion.certainty < min_certainty
-    ):
+    if config.max_changes is not None and _changes(caption, output) > config.max_changes:
+        raise RejectedError("changes")
+    if _is_unsure(completion, config):
         raise RejectedError("unsure")
     return edit, output
+
+
+def _changes(before: str, after: str) -> int:
+    """In how many places words of a text were replaced, put in or left out."""
+    old, new = (_normalised(text).split() for text in (before, after))
+    return sum(tag != "equal" for tag, *_ in SequenceMatcher(None, old, new, autojunk=False).get_opcodes())
+
+
+def _is_unsure(completion: Completion, config: WriteConfig) -> bool:
+    bounds = (
+        (completion.certainty, config.min_certainty),
+        (completion.instruction_certainty, config.min_instruction_certainty),
+    )
+    return any(sure is not None and bound is not None and sure < bound for sure, bound in bounds)

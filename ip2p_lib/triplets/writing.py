@@ -61,7 +61,7 @@ def write_block(
             ]
         )
         for draft, completion in zip(pending, completions, strict=True):
-            draft.take(completion, config.min_certainty, rules.veto)
+            draft.take(completion, config, rules.veto)
         if rules.moderate:
             _moderate(pending, rules.moderate)
     return [d.outcome() for d in drafts]
@@ -76,13 +76,13 @@ class _Draft:
         self.rejected: list[str] = []
         self.tokens = [0, 0]
 
-    def take(self, completion: Completion, min_certainty: float | None, veto: Veto | None) -> None:
+    def take(self, completion: Completion, config: WriteConfig, veto: Veto | None) -> None:
         """Keep an attempt, or note why not."""
         self.tokens[0] += completion.prompt_tokens
         self.tokens[1] += completion.completion_tokens
         c = self.caption
         try:
-            edit, output = read_completion(completion, c.text, min_certainty)
+            edit, output = read_completion(completion, c.text, config)
         except RejectedError as error:
             self.rejected.append(error.reason)
             return
