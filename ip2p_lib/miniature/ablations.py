@@ -1,7 +1,7 @@
 """What the editor owes to each part of its training: the same short run again with one part changed.
 
-The paper's ablations (data size, CLIP filter) and three more: no conditioning dropout, a random start, and, as
-the upper bound of what better pairs could give, drawn answers in the place of generated ones. The last is for
+The paper's ablations (data size, CLIP filter) and three more: no conditioning dropout, a random start, and, to see
+what wrong pairs cost, drawn answers in the place of generated ones. The last is for
 measuring only; no shipped model learns from drawn answers.
 """
 
@@ -55,7 +55,7 @@ ABLATIONS = (
     Ablation(name="unfiltered", about="every triplet's first candidate, no CLIP filter", pairs="unfiltered"),
     Ablation(name="no_dropout", about="no conditioning dropout", conditioning_dropout=0.0),
     Ablation(name="random_start", about="random weights instead of the text-to-image model's", random_start=True),
-    Ablation(name="drawn", about="drawn answers: the upper bound of what better pairs could give", pairs="drawn"),
+    Ablation(name="drawn", about="drawn answers: pairs without a wrong one", pairs="drawn"),
 )  # fmt: skip
 
 

@@ -189,7 +189,7 @@ EXERCISES = (
         "05.5", "Break it: the colleague's sliders", 3, 5, 6, "a", check_cause,
         (
             "For which pairs of scales do both agree? What have these pairs in common?",
-            "Both move with the words alike, so that part is right. What else could s_T multiply, and each of the five faults?",
+            "Both move with the words alike, so the text's part is right. What else does s_T multiply in theirs? Try each of the five faults at (1, 0) and (0, 3).",
         ),
     ),
     Exercise(

@@ -35,11 +35,11 @@ def check_dropout(answer: Callable[..., Any], seed: int) -> None:
     draws = torch.cat(
         [torch.rand(400, generator=torch.Generator().manual_seed(seed)), torch.tensor([0.0, 0.99])]
     )
-    for u in (0.05, 0.2):
-        d = torch.cat([draws, torch.tensor([u, 2 * u, 3 * u])])
-        text, image = conditioning_dropout(d, u)
-        first, second, third = d < u, (u <= d) & (d < 2 * u), (2 * u <= d) & (d < 3 * u)
-        got = answer(d, u)
+    for p in (0.05, 0.2):
+        d = torch.cat([draws, torch.tensor([p, 2 * p, 3 * p])])
+        text, image = conditioning_dropout(d, p)
+        first, second, third = d < p, (p <= d) & (d < 2 * p), (2 * p <= d) & (d < 3 * p)
+        got = answer(d, p)
         need(isinstance(got, tuple | list) and len(got) == 2, "Give two masks: (drop_text, drop_image).")
         for mask in got:
             good = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == d.shape
@@ -47,17 +47,17 @@ def check_dropout(answer: Callable[..., Any], seed: int) -> None:
         slips = [
             ((image, text), "The masks are exchanged: text first."),
             ((first, second), "With neither row in common, nothing is ever dropped together."),
-            ((first, image), "In [u, 2u) both go: the text is dropped below 2u."),
-            ((text, second), "In [2u, 3u) the picture is dropped, and the text kept."),
+            ((first, image), "In [p, 2p) both go: the text is dropped below 2p."),
+            ((text, second), "In [2p, 3p) the picture is dropped, and the text kept."),
             (
                 (text, text),
                 "Where text and picture always go together, `the picture alone` is never learned.",
             ),
-            ((text, d < 3 * u), "In [0, u) the picture stays: it is dropped from u on."),
-            ((first, third), "In [u, 2u) both are dropped."),
+            ((text, d < 3 * p), "In [0, p) the picture stays: it is dropped from p on."),
+            ((first, third), "In [p, 2p) both are dropped."),
             ((~text, ~image), "True means dropped, not kept."),
             (
-                (text, d >= 1 - 2 * u),
+                (text, d >= 1 - 2 * p),
                 "Text and picture are dropped at opposite ends: they never go together.",
             ),
         ]
@@ -65,7 +65,7 @@ def check_dropout(answer: Callable[..., Any], seed: int) -> None:
             need(not all(torch.equal(g, w) for g, w in zip(got, wrong, strict=True)), hint)
         off = torch.stack([(got[0] != text), (got[1] != image)]).any(0)
         need(
-            not off.any(), 1, f"wrong for draws such as {d[off][:3].tolist()} at u = {u}" if off.any() else ""
+            not off.any(), 1, f"wrong for draws such as {d[off][:3].tolist()} at p = {p}" if off.any() else ""
         )
 
 
@@ -178,7 +178,7 @@ EXERCISES = (
         "04.4", "One draw, three events", 2, 5, 6, conditioning_dropout, check_dropout,
         (
             "Read the table by columns: in which stretch of r is the text dropped, in which the picture?",
-            "The text is dropped below 2u, the picture from u (inclusive) to 3u.",
+            "The text is dropped below 2p, the picture from p (inclusive) to 3p.",
         ),
     ),
     Exercise(

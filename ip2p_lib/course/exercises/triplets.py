@@ -157,7 +157,7 @@ EXERCISES = (
         "01.2", "Take a completion apart", 3, 5, 10, reading, check_reading,
         (
             "Cut first, then judge: what stands before END, in how many parts, and did the caption change?",
-            'Split at "\\nEND" and keep what is before it; split that at "\\n%%\\n"; strip; compare captions lower-case and without final . ! ?.',
+            'Split at "\\nEND" and keep what is before it; split that at "\\n%%\\n"; strip; refuse an empty part; compare captions lower-case and without final . ! ?.',
         ),
     ),
     Exercise(
