@@ -15,6 +15,10 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
+class NoRoomError(ValueError):
+    """The memory does not hold one item: no fault of the item's, and another time it may."""
+
+
 class Room:
     """How many items fit at a time, which it learns when they do not.
 
@@ -32,7 +36,7 @@ class Room:
         """Results of the work on consecutive parts of the items; of all at once as long as that fits.
 
         Raises:
-            ValueError: not even one item fits.
+            NoRoomError: not even one item fits.
         """
         done = 0
         while done < len(items):
@@ -49,7 +53,7 @@ class Room:
 
     def _halve(self, size: int, reason: str) -> None:
         if size == 1:
-            raise ValueError(
+            raise NoRoomError(
                 f"the GPU's memory must hold one of the {self._items}, but does not ({reason}); make pictures smaller,"
                 " stop what else uses the GPU, or see `ip2p plan`"
             )

@@ -66,16 +66,28 @@ def timesteps_of(name: str, trained: Any, num_inference_steps: int) -> Tensor:
     check_sampler(name)
     if name == "euler_ancestral":
         return sampling_sigmas(trained, num_inference_steps)[1]
-    return _scheduled(name, trained, num_inference_steps).timesteps
+    return scheduled(name, trained, num_inference_steps).timesteps
 
 
-def _scheduled(name: str, trained: Any, num_inference_steps: int) -> Any:
-    """diffusers' scheduler, ready for so many steps."""
+def scheduled(name: str, trained: Any, num_inference_steps: int) -> Any:
+    """diffusers' scheduler for a sampler of `OTHERS`, ready for exactly so many steps.
+
+    For some numbers, 61 of a thousand among them, the float range behind diffusers' trailing spacing has one timestep
+    more, and that is -1, which reads the noisiest level. It is cut off.
+
+    Raises:
+        ValueError: the number of steps is not usable.
+    """
     total = len(trained.alphas_cumprod)
     if not 1 <= num_inference_steps <= total:
         raise ValueError(f"num_inference_steps must lie in 1..{total}, got {num_inference_steps}")
     scheduler = make_scheduler(name, trained)
     scheduler.set_timesteps(num_inference_steps)
+    if len(scheduler.timesteps) > num_inference_steps:
+        scheduler.num_inference_steps = num_inference_steps
+        scheduler.timesteps = scheduler.timesteps[:num_inference_steps]
+        if hasattr(scheduler, "sigmas"):
+            scheduler.sigmas = torch.cat([scheduler.sigmas[:num_inference_steps], scheduler.sigmas[-1:]])
     return scheduler
 
 
@@ -109,7 +121,7 @@ def sample(
     if name == "euler_ancestral":
         yield from euler_ancestral(predict, trained, **common)  # type: ignore[arg-type]
         return
-    scheduler = _scheduled(name, trained, num_inference_steps)
+    scheduler = scheduled(name, trained, num_inference_steps)
     latents = seeded_noise(seeds, shape).to(device) * float(scheduler.init_noise_sigma)
     for i, timestep in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)

@@ -167,6 +167,57 @@ def record_run(folder: Path, config: Mapping[str, Any], name: str = "run.json") 
     write_json(folder / name, {"config": dict(config), **environment()})
 
 
+def recorded(path: Path) -> dict[str, Any]:
+    """The configuration in a run record; empty where the file is none.
+
+    Raises:
+        ValueError: it does not hold JSON.
+    """
+    record = read_json(path)
+    config = record.get("config") if isinstance(record, dict) else None
+    return config if isinstance(config, dict) else {}
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The first few settings that two configurations do not share."""
+    now = json.loads(json.dumps(here, default=str))  # as it would be read back
+    names = [n for n in now if there.get(n) != now[n]]
+    return "; ".join(f"{n}: {there.get(n)!s:.60} there, {now[n]!s:.60} now" for n in names[:3])
+
+
+def claim_folder(
+    folder: Path,
+    configuration: dict[str, Any],
+    record: str = "run.json",
+    remedy: str = "choose an empty folder, or delete it to start over",
+    note: Mapping[str, Any] | None = None,
+    is_empty: bool = False,
+) -> None:
+    """Write the folder's run record, or check that it was made by this very configuration.
+
+    Args:
+        note: goes on record as well, and is not compared.
+        is_empty: there are no results yet, so that a run that ended before its first may be begun anew otherwise.
+
+    Raises:
+        ValueError: the folder holds results of another configuration, or cannot be written.
+    """
+    mark = fingerprint(configuration)
+    path = folder / record
+    if path.exists():
+        found = recorded(path)
+        if found.get("fingerprint") == mark:
+            return
+        if not is_empty:
+            raise ValueError(
+                f"{folder} holds results of another configuration ({_differences(found, configuration)}); {remedy}"
+            )
+    try:
+        record_run(folder, {**configuration, **(note or {}), "fingerprint": mark}, record)
+    except OSError as error:
+        raise ValueError(f"the output folder must be writable, but {folder} is not: {error}") from error
+
+
 def first_line(error: Exception) -> str:
     """The beginning of what an error says, or its name if it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -249,3 +249,18 @@ def test_figures_asked_for_later_are_made_and_unread_kinds_are_named(edit, photo
     )
     assert edit(album, "make it night", "--out", out, "--strip", 2).exit_code == 0
     assert (out / "a-strip.png").is_file()
+
+
+def test_a_figure_of_another_edit_is_made_anew(edit, photo, tmp_path):
+    album, out = tmp_path / "album", tmp_path / "out"
+    album.mkdir()
+    photo.rename(album / "a.png")
+    for words, options in (
+        ("make it night", ("--grid", "--strip", 2)), ("make it snow", ()), ("make it snow", ("--grid", "--strip", 3)),
+    ):  # fmt: skip
+        assert edit(album, words, "--out", out, *options).exit_code == 0
+    for name in ("grid", "strip"):
+        assert images.read_recipe(out / f"a-{name}.png")["instruction"] == "make it snow"
+    assert images.read_recipe(out / "a-strip.png")["frames"] == 3
+    again = edit(album, "make it snow", "--out", out, "--grid", "--strip", 3)
+    assert "is there already" in again.stdout

@@ -125,7 +125,10 @@ def test_input_and_answer_have_the_same_crops(tmp_path, rows, base):
 
 def test_odd_ways_are_the_mirror_images_of_the_crops_before_them(cropped, rows, base):
     for row in (0, 7):
-        prompt, number = rows[row][records.TRIPLET_ID], row if row < 5 else row - 5
+        prompt = "|".join(
+            rows[row][c] for c in (records.TRIPLET_ID, records.ORIGINAL_PROMPT, records.EDIT_PROMPT)
+        )
+        number = row if row < 5 else row - 5
         for crop, box in enumerate(boxes(prompt, number, 3, 32)):
             first, second = (
                 images.to_tensor([cut(images.from_bytes(rows[row][c]["bytes"]), box, 32)])

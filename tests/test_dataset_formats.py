@@ -424,6 +424,19 @@ def test_without_ids_and_captions_pairs_of_one_picture_and_instruction_are_one_p
     assert [len(g) for g in open_dataset(folder, base, resolution=32).groups] == [9]
 
 
+def test_equal_ids_of_two_files_do_not_make_their_pairs_one_prompt(tmp_path, rows, base):
+    """Files of triplets without ids number their lines, each from 0."""
+    ids = [r[records.TRIPLET_ID] for r in rows]
+    moved = [
+        {**r, records.ORIGINAL_PROMPT: "a house", records.EDIT_PROMPT: f"make it {ids.index(t)}"}
+        for r, t in zip(rows, ids, strict=True)
+    ]
+    both = [*rows, *moved]
+    folder = parquet(tmp_path / "both" / "pairs.parquet", both, PAIR_SCHEMA)
+    groups = open_dataset(folder, base, resolution=32).groups
+    assert len(groups) == 2 * len(set(ids))
+
+
 def test_another_model_shares_a_folder_without_harm(pair_folder, base, data):
     other = replace(base, name="another name of the same model")
     before = {p: p.stat().st_mtime_ns for p in pair_folder.glob(".latents/*/*/*")}
@@ -487,7 +500,7 @@ def test_pairs_are_read_one_by_one_and_only_those_that_are_wanted(pair_folder, r
     whole = reader.as_pair
     monkeypatch.setattr(reader, "as_pair", lambda row, *rest: opened.append(row) or whole(row, *rest))
     wanted, faults = rows[3][records.TRIPLET_ID], []
-    found = list(reader.read_pairs(pair_folder, lambda prompt: prompt == wanted, faults))
+    found = list(reader.read_pairs(pair_folder, lambda p: p.startswith(f"{wanted}|"), faults))
     assert len(found) == len(opened) == sum(r[records.TRIPLET_ID] == wanted for r in rows)
     captions = rows[3][records.ORIGINAL_PROMPT], rows[3][records.EDITED_PROMPT]
     assert (found[0].caption, found[0].edited_caption) == captions

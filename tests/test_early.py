@@ -268,6 +268,11 @@ def test_clip_as_a_critic_agrees_with_the_filter(tmp_path, base, clip):
         wanted += [(triplet.id, i) for i in range(end)]
     assert sorted(keys(run(tmp_path / "early", base, early, critic))) == sorted(wanted)
     assert storage.read_json(tmp_path / "early" / "run.json")["config"]["critic"]["clip"] == clip.mark
+    assert filtering.other_bounds(tmp_path / "early", critic.config) == ""
+    assert filtering.other_bounds(tmp_path / "plain", critic.config) == ""  # which no critic ended early
+    looser = replace(critic.config, min_direction=-1.0)
+    told = filtering.other_bounds(tmp_path / "early", looser)
+    assert told == f"min_direction {critic.config.min_direction} there, -1.0 here"
     stored = read_shard(candidate_shards(tmp_path / "plain")[0])
     drawn = [c for t in FOUR for c in draw_candidates(t, PLAIN)]
     assert critic(drawn, *pixels(stored)) == list(passed.values())

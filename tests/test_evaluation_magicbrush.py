@@ -211,3 +211,23 @@ def test_the_command_draws_measures_and_refuses_to_draw_over(tmp_path):
     again = run("--draw", 2)
     assert again.exit_code == 1
     assert "--draw needs a new folder" in again.output
+
+
+def test_what_the_size_of_an_edit_cuts_off_is_compared_as_it_was(tmp_path, clip):
+    folder = tmp_path / "wide"
+    draw_benchmark(folder, 1, seed=4, turns=1, size=64)
+    (turn,) = read_turns(folder)
+    for path in (turn.source, turn.truth):
+        picture = Image.open(turn.source).convert("RGB").resize((100, 67))
+        picture.save(path)
+    (score,) = run_benchmark(nothing(), 0.0, [turn], clip, replace(EditConfig(), resolution=64, multiple=32))
+    assert not score.fault
+    assert score.l1 < 0.02  # resized to 96 x 64 and back, and not cut and zoomed
+
+
+def test_a_system_that_paints_its_inputs_has_no_answer_in_a_benchmark(folder, tmp_path):
+    result = CliRunner().invoke(
+        cli.app, ["benchmark", str(folder), "--system", "prompt-to-prompt", "--out", str(tmp_path / "r.json")]
+    )
+    assert result.exit_code == 1
+    assert "prompt-to-prompt paints its inputs itself" in result.stderr

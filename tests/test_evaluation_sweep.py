@@ -18,6 +18,7 @@ from ip2p_lib.evaluation.report import report
 from ip2p_lib.evaluation.rows import EditRow, distances, measure, released_range
 from ip2p_lib.evaluation.sweep import Instruments, block_path, measured, read_points, sweep
 from ip2p_lib.evaluation.tables import tables
+from ip2p_lib.fitting import NoRoomError
 from ip2p_lib.presets import EditConfig, Preset
 from ip2p_lib.scenes import edit_mask, render
 from ip2p_lib.similarity import preprocess, score_edits
@@ -302,6 +303,18 @@ def test_an_edit_that_the_system_refuses_is_named_and_the_others_are_made(cases,
     rows = measured(replace(painter, run=picky), 0.5, cases[:3], range(3), instruments)
     assert [r.fault for r in rows] == ["", "edit: an instruction must contain words", ""]
     assert [r.id for r in rows] == [c.triplet.id for c in cases[:3]]
+
+
+def test_a_full_memory_is_no_fault_of_an_edit_and_another_time_it_is_made(
+    cases, instruments, painter, tmp_path
+):
+    def full(*_):
+        raise NoRoomError("the GPU's memory must hold one of the edits")
+
+    with pytest.raises(NoRoomError):
+        list(sweep(replace(painter, run=full), (0.5,), cases[:3], tmp_path, instruments))
+    (done,) = sweep(painter, (0.5,), cases[:3], tmp_path, instruments)
+    assert (done.resumed, done.faults) == (False, ())
 
 
 def test_a_result_of_another_size_is_named(cases, instruments):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ip2p_lib.optimisation import Ema, FitConfig, LossWatch, checkpoints, fit, loop
+from ip2p_lib.optimisation.checkpoints import _write
 from ip2p_lib.storage import read_json
 
 CONFIG = FitConfig(steps=8, learning_rate=0.05, checkpoint_every=3, ema_decay=0.9, max_grad_norm=1.0)
@@ -57,6 +58,7 @@ def equal(a, b):
     ("change", "message"),
     [
         ({"steps": 0}, r"FitConfig\.steps must be at least 1, got 0"),
+        ({"warmup_steps": -5}, r"FitConfig\.warmup_steps must be at least 0, got -5"),
         ({"mixed_precision": "fp8"}, r"no, bf16, fp16 or auto; got 'fp8'"),
         ({"ema_decay": 1.0}, r"FitConfig\.ema_decay must lie in \[0, 1\), got 1\.0"),
         ({"ema_decay": -0.1}, r"got -0\.1"),
@@ -163,6 +165,20 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     trained(replace(CONFIG, checkpoint_every=1), tmp_path)
     assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-00000007", "checkpoint-00000008"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_users_copy_of_a_checkpoint_is_neither_the_newest_nor_deleted(tmp_path):
+    whole = trained(CONFIG)
+    trained(CONFIG, tmp_path, stop_at=4)
+    copy = shutil.copytree(checkpoints(tmp_path)[0], tmp_path / "checkpoint-best")
+    assert equal(whole[0], trained(CONFIG, tmp_path)[0])
+    assert copy.is_dir()
+    assert checkpoints(tmp_path)[-1].name == "checkpoint-00000008"
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"must have room for a checkpoint, but: "):
+        _write({"a": torch.zeros(2)}, tmp_path / "none" / "checkpoint-1" / "model.safetensors")
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path):

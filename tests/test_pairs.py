@@ -7,14 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ip2p_lib import images, records
+from ip2p_lib import images, records, storage
 from ip2p_lib.attention import is_shared, self_attention_layers
 from ip2p_lib.diffusion import euler_ancestral
 from ip2p_lib.guidance import single_guidance
 from ip2p_lib.pairs import (
     Candidate,
     candidate_shards,
-    claim_folder,
     draw_candidates,
     pair_latents,
     synthesise,
@@ -207,10 +206,17 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path, triplets, base, 
         next(synthesise(triplets[1:], base, CONFIG, tmp_path))
 
 
+def test_a_run_may_go_on_with_another_size_of_batches(tmp_path, triplets, base):
+    """On which its pairs do not depend, and which the command's own advice makes smaller."""
+    next(synthesise(triplets, base, CONFIG, tmp_path))
+    *_, last = synthesise(triplets, base, replace(CONFIG, batch_size=2), tmp_path)
+    assert last.candidates == CONFIG.candidates_per_triplet * len(triplets)
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="output folder must be writable"):
-        claim_folder(tmp_path / "file" / "below", {"stage": "pairs"})
+        storage.claim_folder(tmp_path / "file" / "below", {"stage": "pairs"})
 
 
 def test_a_row_says_everything_about_its_candidate(tmp_path, triplets, base):

@@ -10,7 +10,7 @@ from ip2p_lib import images
 from ip2p_lib.diffusion import seeded_noise
 from ip2p_lib.editing import edit, edit_latents, film
 from ip2p_lib.presets import EditConfig
-from ip2p_lib.samplers import OTHERS, SAMPLERS, make_scheduler, sample
+from ip2p_lib.samplers import OTHERS, SAMPLERS, make_scheduler, sample, timesteps_of
 
 CONFIG = EditConfig(
     guidance_scale=3.0, image_guidance_scale=1.5, num_inference_steps=6, resolution=32, multiple=16
@@ -107,3 +107,20 @@ def test_samplers_differ_and_an_unknown_one_is_refused(editor, picture):
         edit(editor, picture, "make it night", config=CONFIG, sampler="heun")
     with pytest.raises(ValueError, match=r"must lie in 1\.\.1000, got 1001"):
         edit(editor, picture, "make it night", config=CONFIG, sampler="ddim", num_inference_steps=1001)
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_every_number_of_steps_is_taken_exactly(backbone, name):
+    """diffusers' trailing spacing has one timestep too many, -1, for 61 and some others."""
+    total = len(backbone.scheduler.alphas_cumprod)
+    for n in (*range(1, 130), 242, 466, 487, 914, total):
+        visited = timesteps_of(name, backbone.scheduler, n)
+        assert len(visited) == n, n
+        assert visited.min() >= 0, n
+    answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    *_, last = sample(
+        name, knowing(backbone.scheduler, answer), backbone.scheduler, seeds=(1,), shape=(4, 8, 8),
+        num_inference_steps=61,
+    )  # fmt: skip
+    assert (last.index, last.count, last.sigma) == (60, 61, 0)
+    torch.testing.assert_close(last.latents.double(), answer, rtol=0, atol=8e-2)

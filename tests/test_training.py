@@ -10,13 +10,15 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.nn import functional as F
 
+from ip2p_lib.backbone import weights_mark
 from ip2p_lib.dataset import open_dataset
 from ip2p_lib.diffusion import Schedule, training_target
+from ip2p_lib.lora import add_lora, store_frozen
 from ip2p_lib.presets import TrainConfig
 from ip2p_lib.storage import read_json, write_json
 from ip2p_lib.training import (
     EditLoss,
-    check_networks,
+    check_run,
     conditioning_dropout,
     draw_timesteps,
     edit_loss,
@@ -257,17 +259,53 @@ def test_a_run_is_not_continued_on_other_crops_autoencoder_or_text_encoder(tmp_p
             trained(model, pairs, folder=tmp_path)
 
 
-def test_what_a_run_learned_goes_only_into_the_networks_it_began_with(tmp_path, base, data):
+def test_what_a_run_learned_goes_only_into_the_networks_it_began_with_and_is_of_its_pairs(
+    tmp_path, base, data, pair_folder
+):
     unet = widen_unet(base.unet, 4)
-    check_networks(unet, base, tmp_path)  # no run, which whoever loads its weights says
+    check_run(unet, base, data, tmp_path)  # no run, which whoever loads its weights says
     next(train_editor(unet, base, data, CONFIG, tmp_path))
-    check_networks(widen_unet(base.unet, 4), base, tmp_path)
+    check_run(widen_unet(base.unet, 4), base, data, tmp_path)
     encoder = deepcopy(base.text_encoder)
     next(encoder.parameters()).data.mul_(1.5)
     with pytest.raises(ValueError, match=r"its text_encoder was .*see --model"):
-        check_networks(unet, replace(base, text_encoder=encoder), tmp_path)
+        check_run(unet, replace(base, text_encoder=encoder), data, tmp_path)
     with pytest.raises(ValueError, match=r"its base was tiny.* this one's is other; see --model"):
-        check_networks(unet, replace(base, name="other"), tmp_path)
+        check_run(unet, replace(base, name="other"), data, tmp_path)
+    fewer = open_dataset(pair_folder, base, resolution=16, held_out=0.5, part="train")
+    with pytest.raises(
+        ValueError, match=r"the pairs it learned from, but its prompts was .*see --data, --held-out"
+    ):
+        check_run(unet, base, fewer, tmp_path)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_may_begin_anew_otherwise(tmp_path, base, data):
+    next(train_editor(widen_unet(base.unet, 4), base, data, CONFIG, tmp_path))  # claims, and saves nothing
+    other = replace(CONFIG, gradient_accumulation_steps=2 * CONFIG.gradient_accumulation_steps)
+    for report in train_editor(widen_unet(base.unet, 4), base, data, other, tmp_path):
+        last = report
+    assert last.step == other.steps
+    with pytest.raises(ValueError, match="holds results of another configuration"):
+        next(train_editor(widen_unet(base.unet, 4), base, data, CONFIG, tmp_path))
+
+
+def test_an_adapters_run_goes_on_whether_or_not_what_it_leaves_was_shortened(tmp_path, base, data):
+    """With several devices frozen weights stay in float32, on one they are kept in two bytes."""
+
+    def adapted():
+        unet = widen_unet(base.unet, 4)
+        add_lora(unet, 2, 2, train_conv_in=True)
+        return unet
+
+    mark = weights_mark(adapted())
+    short = store_frozen(adapted(), torch.bfloat16)
+    config = replace(CONFIG, mixed_precision="bf16")
+    for _ in train_editor(short, base, data, config, tmp_path, mark=mark):
+        pass
+    check_run(adapted(), base, data, tmp_path)
+    more = replace(config, steps=config.steps + 1)
+    *_, last = train_editor(adapted(), base, data, more, tmp_path)
+    assert last.step == more.steps
 
 
 @pytest.mark.parametrize("found", ["tiny", ["tiny", "0c30"]])

@@ -1,5 +1,6 @@
 """Fine-tuning a writer: what is learned, LoRA on real architectures, resuming, the saved folder."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -157,6 +158,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one(rank, tie, tiny_writer, seed_
     last_of(fine_tune(resumed, seed_triplets[:8], config, tmp_path))
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_run_goes_on_only_with_its_triplets_model_and_settings(tiny_writer, seed_triplets, tmp_path):
+    def run(triplets=seed_triplets[:4], files="", **changes):
+        config = replace(CONFIG, **changes)
+        language = replace(small("llama", tiny_writer.tokenizer), files=files)
+        return last_of(fine_tune(with_adapter(language, config), triplets, config, tmp_path))
+
+    run()
+    for name, changes in (
+        ("triplets", {"triplets": seed_triplets[4:8]}),
+        ("seed", {"seed": 9}),
+        ("batch_size", {"batch_size": 1}),
+        ("model", {"files": "of another"}),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"another configuration \({name}: .*; continue with the triplets"
+        ):
+            run(**changes)
+
+
+def test_all_weights_are_trained_in_float32(tiny_writer):
+    short = replace(tiny_writer, model=deepcopy(tiny_writer.model).to(torch.bfloat16))
+    language = with_adapter(short, replace(CONFIG, lora_rank=0))
+    assert {p.dtype for p in language.model.parameters()} == {torch.float32}
 
 
 def test_checkpoints_of_an_adapter_leave_the_base_out(tiny_writer, seed_triplets, tmp_path):

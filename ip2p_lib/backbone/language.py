@@ -21,6 +21,7 @@ class LanguageModel:
     model: Any  # transformers causal LM, or the same under a peft adapter
     tokenizer: Any
     name: str = "unnamed"
+    files: str = ""  # digest of its folder's files; "" for a hub id
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +71,13 @@ def load_language_model(
         raise ValueError(f"{base} is damaged or no causal language model: {first_line(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return LanguageModel(frozen(network, device), tokenizer, folder.name if folder.is_dir() else model)
+    name = folder.name if folder.is_dir() else model
+    return LanguageModel(frozen(network, device), tokenizer, name, _digest(folder))
+
+
+def _digest(folder: Path) -> str:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return storage.fingerprint([[p.name, storage.quick_digest(p)] for p in files]) if files else ""
 
 
 def load_writer(preset: Preset, model: str | None = None, **options: Any) -> LanguageModel:

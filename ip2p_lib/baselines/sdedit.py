@@ -13,7 +13,7 @@ from ip2p_lib.diffusion import Denoiser, euler_ancestral, seeded_noise
 from ip2p_lib.editing.large import decoded
 from ip2p_lib.guidance import single_guidance
 from ip2p_lib.records import Triplet
-from ip2p_lib.samplers import check_sampler, make_scheduler
+from ip2p_lib.samplers import check_sampler, scheduled
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # the paper begins at 0.3; weak ones reach small changes
 ABOUT = {
@@ -99,8 +99,7 @@ def sdedit_latents(
             device=latents.device, first_step=first, start=latents,
         )  # fmt: skip
         return last.latents
-    scheduler = make_scheduler(sampler, base.scheduler)
-    scheduler.set_timesteps(num_inference_steps)
+    scheduler = scheduled(sampler, base.scheduler, num_inference_steps)
     if hasattr(scheduler, "set_begin_index"):  # DDIM finds its place by the timestep
         scheduler.set_begin_index(first)
     timesteps = scheduler.timesteps[first:]

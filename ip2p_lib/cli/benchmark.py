@@ -45,7 +45,10 @@ def benchmark(
     device, dtype, _ = pick_device()
     models = Models(chosen, model=model, device=device, dtype=dtype)
     one = system(name, models)
-    usual = chosen.edit.image_guidance_scale if one.dial == "s_I" else one.values[len(one.values) // 2]
+    if one.own_sources:
+        raise ValueError(f"{name} paints its inputs itself, so its results have no answer in a benchmark")
+    own = {"s_I": chosen.edit.image_guidance_scale, "s_T": chosen.edit.guidance_scale}
+    usual = own.get(one.dial, one.values[len(one.values) // 2])
     value = usual if at is None else at
     result: dict[str, Any] = {"folder": folder.name, "system": name, "at": value, "seed": seed}
     for part in ("single_turn", "multi_turn"):

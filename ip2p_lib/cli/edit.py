@@ -188,8 +188,7 @@ class _Job:
     def tried(self, path: Path, out: Path, grid: bool, strip: int) -> str:
         """Edit one of many; what went wrong with it is told and returned, and the others go on."""
         try:
-            figures = [n for n, wanted in (("grid", grid), ("strip", strip)) if wanted]
-            if self._is_done(path, out) and all(_beside(out, n).is_file() for n in figures):
+            if self._is_done(path, out, grid, strip):
                 typer.echo(f"{out}: is there already")
             else:
                 _check_free(path, out)
@@ -199,24 +198,33 @@ class _Job:
             return str(error)
         return ""
 
-    def _is_done(self, path: Path, out: Path) -> bool:
-        """Whether a file holds this very edit of this very picture."""
+    def _is_done(self, path: Path, out: Path, grid: bool, strip: int) -> bool:
+        """Whether a file holds this very edit of this very picture, and those beside it the figures wanted."""
+        from ip2p_lib import images
+
+        source, config = images.open_picture(path), self.config
+        wanted = {out: self._recipe(source)}
+        if grid:
+            wanted[_beside(out, "grid")] = self._recipe(source, figure="grid")
+        if strip:
+            wanted[_beside(out, "strip")] = self._recipe(source, figure="strip", frames=strip)
+        older = {"restore_detail": False, "weights": ""}  # not in all files
+        try:
+            is_same = all(older | images.read_recipe(file) == recipe for file, recipe in wanted.items())
+        except ValueError:
+            return False
+        edited = images.edit_size(*source.size, config.resolution, config.multiple)
+        return is_same and images.open_picture(out).size == (source.size if self.full_size else edited)
+
+    def _recipe(self, source: Any, **figure: Any) -> dict[str, Any]:
+        """What the edit of a picture, or a figure of it, carries."""
         from dataclasses import asdict
 
         from ip2p_lib import images
         from ip2p_lib.editing import recipe_of
 
-        if not out.is_file():
-            return False
-        source, config = images.open_picture(path), self.config
-        wanted = recipe_of(self.editor, images.digest(source), self.instruction, config, **self.options)
-        try:
-            found = {"restore_detail": False, "weights": ""} | images.read_recipe(out)  # older ones lack them
-            is_same = found == asdict(wanted)
-        except ValueError:
-            return False
-        edited = images.edit_size(*source.size, config.resolution, config.multiple)
-        return is_same and images.open_picture(out).size == (source.size if self.full_size else edited)
+        mark = images.digest(source)
+        return asdict(recipe_of(self.editor, mark, self.instruction, self.config, **self.options)) | figure
 
     def one(self, path: Path, out: Path, grid: bool, strip: int) -> None:
         """Edit a picture, with its figures if asked."""
@@ -238,7 +246,8 @@ class _Job:
 
     def _grid(self, source: Any, out: Path) -> None:
         """Rows of growing s_T, columns of growing s_I, one noise: the paper's figure."""
-        from ip2p_lib.course.figures import Cell, contact_sheet, save_picture
+        from ip2p_lib import images
+        from ip2p_lib.course.figures import Cell, contact_sheet
         from ip2p_lib.editing import edit as make
 
         texts = [round(self.config.guidance_scale * f, 2) for f in GRID_TEXT]
@@ -253,17 +262,20 @@ class _Job:
         cells = [Cell(m.picture, f"s_T {t:g}, s_I {i:g}") for m, (t, i) in zip(made, points, strict=True)]
         rows = [cells[r : r + len(pictures)] for r in range(0, len(cells), len(pictures))]
         side = min(256, max(112, max(made[0].picture.size)))
-        save_picture(contact_sheet(rows, heads=[f"s_I {i:g}" for i in pictures], side=side, lines=1), out)
+        sheet = contact_sheet(rows, heads=[f"s_I {i:g}" for i in pictures], side=side, lines=1)
+        images.save_with_recipe(sheet, out, self._recipe(source, figure="grid"))
         typer.echo(f"{out}: s_T from top to bottom, s_I from left to right")
 
     def _strip(self, source: Any, out: Path, frames: int) -> None:
         """What the sampler takes the result for, from the first step to the last."""
-        from ip2p_lib.course.figures import Cell, contact_sheet, save_picture
+        from ip2p_lib import images
+        from ip2p_lib.course.figures import Cell, contact_sheet
         from ip2p_lib.editing import film
 
         moments = list(film(self.editor, source, self.instruction, config=self.config, **self.options))
-        frames = min(frames, len(moments))
-        chosen = [moments[round(i * (len(moments) - 1) / max(1, frames - 1))] for i in range(frames)]
+        count = min(frames, len(moments))
+        chosen = [moments[round(i * (len(moments) - 1) / max(1, count - 1))] for i in range(count)]
         cells = [Cell(picture, f"step {step.index + 1} of {step.count}") for step, picture in chosen]
-        save_picture(contact_sheet([cells], lines=1), out)
-        typer.echo(f"{out}: {frames} of {len(moments)} steps")
+        recipe = self._recipe(source, figure="strip", frames=frames)
+        images.save_with_recipe(contact_sheet([cells], lines=1), out, recipe)
+        typer.echo(f"{out}: {count} of {len(moments)} steps")

@@ -13,6 +13,8 @@ ClipName = Annotated[
     typer.Option("--clip", help="CLIP in place of the preset's: a folder, or open_clip's name/weights"),
 ]
 
+BoundToStop = Annotated[float | None, typer.Option(help="Bound to end early by, as of `ip2p filter`")]
+
 
 @app.command()
 @one_line_errors
@@ -66,6 +68,10 @@ def pairs(
     preview_at: Annotated[
         float | None, typer.Option(help="At this share of the steps, drop what is far from passing")
     ] = None,
+    min_text: BoundToStop = None,
+    min_direction: BoundToStop = None,
+    min_image: BoundToStop = None,
+    min_shift: BoundToStop = None,
     engine: Annotated[
         str, typer.Option(help="in-process, or ray: many workers, which also score")
     ] = "in-process",
@@ -105,6 +111,13 @@ def pairs(
         preview_at=preview_at,
     )
     config = replace(chosen.pairs, seed=seed, **options)
+    bounds = given(min_text=min_text, min_direction=min_direction, min_image=min_image, min_shift=min_shift)
+    if bounds and not config.stops_early:
+        raise ValueError(
+            "--min-* of `ip2p pairs` go with --stop-after-hits, --give-up-after or --preview-at; to keep pairs by"
+            " them give them to `ip2p filter`"
+        )
+    chosen = replace(chosen, filter=replace(chosen.filter, **bounds))
     rows = list(read_triplets(triplets))
     writable(out)
     quiet()
@@ -163,6 +176,10 @@ def filter_(
         typer.echo(
             f"{len(missing)} of {len(missing) + len(shards)} shards are not there, the first {missing[0].name}; run"
             " `ip2p pairs` again to make them. What follows is of the others."
+        )
+    if told := filtering.other_bounds(candidates, config):
+        typer.echo(
+            f"pairs were ended early by other bounds, so some that these would keep may be missing: {told}"
         )
     writable(out.parent)
     quiet()

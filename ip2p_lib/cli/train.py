@@ -98,6 +98,9 @@ def train(
     )  # fmt: skip
     wanted = chosen.train.decay_steps if decay_steps is None else decay_steps
     options["decay_steps"] = min(wanted, options.get("steps", chosen.train.steps))
+    if learning_rate is not None and conv_in_learning_rate is None and chosen.train.conv_in_learning_rate:
+        share = chosen.train.conv_in_learning_rate / chosen.train.learning_rate
+        options["conv_in_learning_rate"] = share * learning_rate
     config = replace(
         chosen.train,
         seed=seed,
@@ -118,7 +121,8 @@ def train(
     columns = given(
         original_image=original_image_column, edit_prompt=edit_prompt_column, edited_image=edited_image_column
     )
-    run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops, cache, columns)
+    own = conv_in_learning_rate is not None
+    run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops, cache, columns, own)
     if save_only:
         run.check()
     else:
@@ -143,7 +147,10 @@ class _Run:
         crops: int,
         cache: Path | None,
         columns: dict[str, str],
+        has_own_first_rate: bool,
     ) -> None:
+        from dataclasses import replace
+
         from ip2p_lib import backbone as models
         from ip2p_lib.dataset import open_dataset
         from ip2p_lib.optimisation import processes
@@ -172,6 +179,8 @@ class _Run:
         # Training needs a copy of the UNet on the device, and not the one that it was copied from.
         self.start = self.base.unet.to("cpu")
         self.was_editor = self.base.unet.config.in_channels > self.base.latent_channels
+        if self.was_editor and not has_own_first_rate:  # the preset's higher one is for new channels
+            self.config = replace(config, conv_in_learning_rate=None)
 
     def untrained(self) -> Any:
         """The network as training begins, on the processor's side: with an adapter if asked for."""
@@ -183,36 +192,33 @@ class _Run:
             add_lora(unet, rank, rank, train_conv_in=not self.was_editor, seed=self.config.seed)
         return unet
 
-    def trainable(self) -> Any:
-        """The same, with what an adapter leaves as it is in the dtype of computing."""
-        from ip2p_lib.lora import store_frozen
-        from ip2p_lib.optimisation import compute_dtype, is_sharded
-
-        unet = self.untrained()
-        if self.lora_rank is not None and not is_sharded():
-            store_frozen(unet, compute_dtype(self.config.mixed_precision))
-        return unet
-
     def check(self) -> None:
-        """Whether the run of this folder began with this model."""
-        from ip2p_lib.training import check_networks
+        """Whether the run of this folder began with this model, and learned from these pairs."""
+        from ip2p_lib.training import check_run
 
-        check_networks(self.trainable(), self.base, self.out / "run")
+        check_run(self.untrained(), self.base, self.parts["train"], self.out / "run")
 
     def train(self, sheet_every: int) -> None:
         """All steps, with a bar in the main process."""
         from tqdm import tqdm
 
         from ip2p_lib import storage
+        from ip2p_lib.backbone import weights_mark
+        from ip2p_lib.lora import store_frozen
+        from ip2p_lib.optimisation import compute_dtype, is_sharded
         from ip2p_lib.training import EditSheet, train_editor, watched
 
         is_main = self.processes.is_main_process
         shown = self.parts.get("held_out", self.parts["train"])
-        unet = self.trainable()
+        unet, mark = self.untrained(), None
+        if self.lora_rank is not None:
+            mark = weights_mark(unet)
+            if not is_sharded():
+                store_frozen(unet, compute_dtype(self.config.mixed_precision))
         base = self.base.with_unet(unet.to(self.processes.device), self.base.name)
         sheet = EditSheet(base, shown, self.preset.edit) if sheet_every else None
         reports = watched(
-            train_editor(unet, base, self.parts["train"], self.config, self.out / "run"),
+            train_editor(unet, base, self.parts["train"], self.config, self.out / "run", mark=mark),
             self.config,
             self.out / "log" if is_main else None,
             sheet=sheet,

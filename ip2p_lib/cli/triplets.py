@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 File = Annotated[Path, typer.Option("--out", help="JSONL file to write; a second run continues it")]
 GRAMMAR = "grammar"
+BLOCKS = 4  # of so many times a server's concurrency
 
 
 @app.command()
@@ -53,7 +54,9 @@ def triplets(
     shard: Annotated[str, typer.Option(help="Part of the captions to deal with, index/count")] = "0/1",
     temperature: float | None = None,
     attempts: Annotated[int | None, typer.Option(help="Per caption")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Captions written together")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Captions written together; for a server several times --concurrency")
+    ] = None,
     seed: int = 50,
     held_out: Annotated[
         bool, typer.Option(help="With --writer grammar: phrasings that no training text contains")
@@ -75,6 +78,10 @@ def triplets(
     if server and writer:
         raise ValueError("one of --writer and --server must write, but both were given")
     if writer == GRAMMAR:
+        if shard != "0/1" or captions not in (None, WORLD) or moderation:
+            raise ValueError(
+                "--writer grammar takes no --captions, --moderation or --shard; for parts that differ give each its own --seed"
+            )
         _write_grammar(out, limit or 1000, seed, held_out)
         return
     if held_out:
@@ -82,6 +89,8 @@ def triplets(
     config = replace(
         chosen.write, seed=seed, **given(temperature=temperature, attempts=attempts, batch_size=batch_size)
     )
+    if server and batch_size is None:  # written block by block: a block must keep all questions busy
+        config = replace(config, batch_size=max(config.batch_size, BLOCKS * concurrency))
     part = _shard(shard)
     rows = read_captions(source, seed=seed)
     writable(out.parent)
@@ -93,10 +102,10 @@ def triplets(
     own = chosen.examples if writer is None and server is None else 0
     rules = _rules(chosen.seed_triplets, own if examples is None else examples)
     if server is None:
-        write, name = _local(chosen, writer, config)
+        write, who = _local(chosen, writer, config)
     else:
-        write, name, rules = _remote(server, server_model, endpoint, concurrency, moderation, config, rules)
-    made_by = {"writer": name, "captions": source}
+        write, who, rules = _remote(server, server_model, endpoint, concurrency, moderation, config, rules)
+    made_by = {**who, "captions": source}
     _write(out, rows, write, config, rules, made_by, limit, part, prices)
 
 
@@ -142,13 +151,13 @@ def _rules(seed_triplets: str, examples: int) -> "Rules":
     return Rules(examples=tuple(found[i * len(found) // examples] for i in range(examples)))
 
 
-def _local(chosen: Any, writer: str | None, config: "WriteConfig") -> tuple["Writer", str]:
+def _local(chosen: Any, writer: str | None, config: "WriteConfig") -> tuple["Writer", dict[str, str]]:
     from ip2p_lib.backbone import load_writer, pick_device
     from ip2p_lib.triplets.local import LocalWriter
 
     device, dtype, _ = pick_device()
     language = load_writer(chosen, writer, device=device, dtype=dtype)
-    return LocalWriter(language, config), language.name
+    return LocalWriter(language, config), {"writer": language.name, **given(weights=language.files or None)}
 
 
 def _remote(
@@ -159,7 +168,7 @@ def _remote(
     moderation: bool,
     config: "WriteConfig",
     rules: "Rules",
-) -> tuple["Writer", str, "Rules"]:
+) -> tuple["Writer", dict[str, str], "Rules"]:
     from dataclasses import replace
 
     from ip2p_lib.triplets.server import ServerConfig, ServerWriter
@@ -167,7 +176,8 @@ def _remote(
     served = ServerWriter(
         ServerConfig(url=url, model=model, endpoint=endpoint, concurrency=concurrency), config
     )
-    return served, f"{model} on a server", replace(rules, moderate=served.moderate if moderation else None)
+    rules = replace(rules, moderate=served.moderate if moderation else None)
+    return served, {"writer": f"{model} on a server"}, rules
 
 
 def _write(
@@ -255,6 +265,8 @@ def tune_writer(
         seed=seed,
         **given(steps=steps, batch_size=batch_size, lora_rank=lora_rank, learning_rate=learning_rate),
     )
+    if config.lora_rank == 0:  # all weights in float32, so that small steps count
+        config = replace(config, mixed_precision="auto")
     rows = list(read_triplets(triplets or Path(chosen.seed_triplets)))
     writable(out)
     quiet()

@@ -75,11 +75,12 @@ def quality(
 ) -> None:
     """Measure the shipped models and write quality.json with intervals."""
     from ip2p_lib import storage
+    from ip2p_lib.miniature.recipes import BOLD_WRITING
     from ip2p_lib.quality import edits_table, measure_all, quality_table, replace_block
 
     writable(out)
     quiet()
-    for line in measure_all(out, only):
+    for line in measure_all(out, only, bold=BOLD_WRITING):
         typer.echo(line)
     if readme is not None:
         replace_block(readme, "quality", quality_table(storage.read_json(out / "quality.json")))

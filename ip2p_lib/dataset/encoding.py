@@ -127,9 +127,9 @@ class Encoder:
         return max(1, min(GROUP, PIXELS // self.resolution**2))
 
     def record(self) -> dict[str, Any]:
-        """What latents depend on beside the pairs; reads all weights."""
-        mark = autoencoder_mark(self.backbone)
-        return {"autoencoder": mark, "resolution": self.resolution, "crops": self.crops}
+        """What latents and their index depend on beside the pairs; reads all weights."""
+        mark, prompts = autoencoder_mark(self.backbone), "id and texts"
+        return {"autoencoder": mark, "resolution": self.resolution, "crops": self.crops, "prompts": prompts}
 
     def encode(self, pairs: Sequence[Pair], first: int) -> list[NDArray[np.float16]]:
         """Target mean, target deviation and condition, each (B, *shape), of pairs numbered from `first`.

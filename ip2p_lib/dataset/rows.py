@@ -110,10 +110,12 @@ def as_pair(row: Row, where: str, folder: Path) -> Pair:
 
 
 def _prompt(row: Row, text: str, picture: bytes) -> str:
-    """What a pair counts for: its triplet; else caption and instruction; else picture and instruction."""
-    if row.get(records.TRIPLET_ID):
-        return str(row[records.TRIPLET_ID])
-    return f"{row.get(records.ORIGINAL_PROMPT) or hashlib.sha256(picture).hexdigest()[:16]}|{text}"
+    """What a pair counts for: caption, or picture where there is none, and instruction; and its triplet, if told.
+
+    An id alone would not do: files without ids number their lines, so that ids of two such files are the same.
+    """
+    told = row.get(records.ORIGINAL_PROMPT) or hashlib.sha256(picture).hexdigest()[:16]
+    return "|".join([*filter(None, [str(row.get(records.TRIPLET_ID) or "")]), told, text])
 
 
 def content_of(cell: Any) -> Any:

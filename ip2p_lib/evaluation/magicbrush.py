@@ -103,7 +103,7 @@ def edit_turns(
 
 
 def score_turn(turn: Turn, result: Image.Image, clip: ClipEncoder) -> TurnScore:
-    """Measure a result, brought to the answer's size, against the answer and its caption.
+    """Measure a result, put back into its source and brought to the answer's size, against the answer and its caption.
 
     An answer that does not open, or has other proportions than its source, is named and nothing is measured; a
     measure that is no number is named and left out.
@@ -113,7 +113,8 @@ def score_turn(turn: Turn, result: Image.Image, clip: ClipEncoder) -> TurnScore:
         _check_proportions(source.size, truth.size)
     except (ValueError, OSError) as error:
         return TurnScore(turn.session, turn.number, fault=" ".join(str(error).split()))
-    pair = images.to_unit(images.to_tensor([images.fit(result, truth.size), truth]))
+    shown = images.paste_back(source, result)  # what the edit's size cut off is as it was
+    pair = images.to_unit(images.to_tensor([images.fit(shown, truth.size), truth]))
     off, features = pair[0] - pair[1], image_features(clip, pair)
     found = {
         "l1": off.abs().mean().item(),

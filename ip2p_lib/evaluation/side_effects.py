@@ -23,7 +23,7 @@ from ip2p_lib.evaluation.report import plain
 from ip2p_lib.evaluation.sweep import Instruments, configuration
 from ip2p_lib.filtering import passes
 from ip2p_lib.judge import Judge, Verdict, read_attributes
-from ip2p_lib.pairs import blocks, claim_folder
+from ip2p_lib.pairs import blocks
 from ip2p_lib.presets import FilterConfig
 from ip2p_lib.records import Triplet
 from ip2p_lib.scenes.world import ATTRIBUTES, EXTRAS, KINDS, SceneEdit
@@ -123,7 +123,7 @@ def effects(
     if instruments.judge is None or any(c.scenes is None for c in cases):
         raise ValueError("side effects need a judge, and cases of the picture world")
     told = configuration(system, cases, instruments, seed, BLOCK)
-    claim_folder(folder, {**told, "dial": dial, "filter": str(filtered)}, RECORD)
+    storage.claim_folder(folder, {**told, "dial": dial, "filter": str(filtered)}, RECORD)
     for number, block in enumerate(blocks(list(enumerate(cases)), BLOCK)):
         path = folder / f"besides-{number:05d}.json"
         if not path.exists():

@@ -11,8 +11,8 @@ from ip2p_lib.backbone import ClipEncoder, weights_mark
 from ip2p_lib.baselines import Edited, System
 from ip2p_lib.evaluation.cases import Case, Opened, open_case
 from ip2p_lib.evaluation.rows import EditRow, as_json, measure, unmeasured
+from ip2p_lib.fitting import NoRoomError
 from ip2p_lib.judge import Judge
-from ip2p_lib.pairs import claim_folder
 from ip2p_lib.presets import EditConfig
 
 RECORD = "sweep.json"
@@ -74,7 +74,7 @@ def sweep(
         raise ValueError(f"a sweep needs cases and values, got {len(cases)} and {len(values)}")
     if len({f"{v:g}" for v in values}) < len(values) or len({c.triplet.id for c in cases}) < len(cases):
         raise ValueError("values of a dial, and ids of cases, must differ from each other; some are equal")
-    claim_folder(folder, configuration(system, cases, instruments, seed, block), RECORD)
+    storage.claim_folder(folder, configuration(system, cases, instruments, seed, block), RECORD)
     for value in values:
         for number, start in enumerate(range(0, len(cases), block)):
             path, part = block_path(folder, value, number), cases[start : start + block]
@@ -146,11 +146,17 @@ def _edited(
 def run_each(
     run: Callable[[Sequence[int]], list[Edited]], chosen: Sequence[int]
 ) -> list[tuple[int, Edited | str]]:
-    """Results by index: of all at once or, if a system refuses one of them, one by one; a refusal as its reason."""
+    """Results by index: of all at once or, if a system refuses one of them, one by one; a refusal as its reason.
+
+    Raises:
+        NoRoomError: the memory does not hold one edit, which says nothing about the edit.
+    """
     if not chosen:
         return []
     try:
         return list(zip(chosen, run(chosen), strict=True))
+    except NoRoomError:
+        raise
     except ValueError:
         return [(i, _one(run, i)) for i in chosen]
 
@@ -158,6 +164,8 @@ def run_each(
 def _one(run: Callable[[Sequence[int]], list[Edited]], index: int) -> Edited | str:
     try:
         return run([index])[0]
+    except NoRoomError:
+        raise
     except ValueError as error:
         return str(error)
 

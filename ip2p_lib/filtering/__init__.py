@@ -5,6 +5,7 @@ from ip2p_lib.filtering.original import read_original, write_original
 from ip2p_lib.filtering.scoring import (
     ClipCritic,
     claim_scores,
+    other_bounds,
     read_features,
     read_scores,
     score,
@@ -22,6 +23,7 @@ __all__ = [
     "candidate_shards",
     "claim_scores",
     "export_kept",
+    "other_bounds",
     "passes",
     "read_features",
     "read_original",

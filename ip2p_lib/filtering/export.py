@@ -9,7 +9,7 @@ import pyarrow as pa
 from ip2p_lib import records, storage
 from ip2p_lib.filtering.scoring import read_scores
 from ip2p_lib.pairs import PAIR_SCHEMA, candidate_shards, image_schema, shard_groups, writing_shard
-from ip2p_lib.pairs.shards import needing_room, recorded
+from ip2p_lib.pairs.shards import needing_room
 from ip2p_lib.presets import FilterConfig
 
 KEPT_SCHEMA = image_schema(
@@ -26,7 +26,7 @@ def check_replaceable(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     run = out / "run.json"
-    if not run.is_file() or recorded(run).get("stage") != "filter":
+    if not run.is_file() or storage.recorded(run).get("stage") != "filter":
         raise ValueError(f"{out} holds something else than kept pairs; choose an empty folder")
     for path in out.iterdir():
         if path.name not in (run.name, ".latents") and not path.match("pairs-*.parquet"):

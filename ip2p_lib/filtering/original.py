@@ -14,7 +14,7 @@ from typing import Any
 from ip2p_lib import images, records, storage
 from ip2p_lib.filtering.export import KEPT_SCHEMA, check_replaceable
 from ip2p_lib.pairs import blocks, shard_groups, writing_shard
-from ip2p_lib.pairs.shards import needing_room, recorded
+from ip2p_lib.pairs.shards import needing_room
 from ip2p_lib.records import Triplet
 
 TRIPLETS_PER_SHARD = 64
@@ -65,7 +65,7 @@ def _check_original(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     run = out / "run.json"  # the released code neither writes nor reads it
-    is_ours = run.is_file() and recorded(run).get("stage") == "original"
+    is_ours = run.is_file() and storage.recorded(run).get("stage") == "original"
     if not is_ours or not all(re.fullmatch(r"[0-9]{7,}|(run|seeds)\.json", p.name) for p in out.iterdir()):
         raise ValueError(f"{out} holds something else than an export of `ip2p`; choose an empty folder")
 

@@ -16,7 +16,7 @@ from ip2p_lib import images, records, storage
 from ip2p_lib.backbone import ClipEncoder
 from ip2p_lib.filtering.selection import SCORE_COLUMNS, passes
 from ip2p_lib.fitting import Room
-from ip2p_lib.pairs import Candidate, candidate_shards, claim_folder, shard_groups
+from ip2p_lib.pairs import Candidate, candidate_shards, shard_groups
 from ip2p_lib.pairs.shards import check_shard, needing_room, read_mark
 from ip2p_lib.presets import FilterConfig
 from ip2p_lib.similarity import encode_edits, score_edits, similarities
@@ -99,7 +99,7 @@ def claim_scores(folder: Path, mark: str) -> None:
     remedy = "delete scores.json and scores-*.parquet there, and nothing else, to score anew"
     if not (folder / "scores.json").exists() and any(folder.glob("scores-*.parquet")):
         raise ValueError(f"{folder} must have scores.json beside its scores, to say whose they are; {remedy}")
-    claim_folder(folder, {"stage": "scores", "clip": mark}, "scores.json", remedy)
+    storage.claim_folder(folder, {"stage": "scores", "clip": mark}, "scores.json", remedy)
 
 
 def score(folder: Path, clip: ClipEncoder) -> Iterator[tuple[int, int]]:
@@ -166,3 +166,13 @@ class ClipCritic:
         first, second = (images.to_unit(p.float()).clamp(0, 1) for p in (before, after))
         scores = score_edits(self.clip, first, second, captions, edited)
         return [passes(asdict(s), self.config, slack) for s in scores]
+
+
+def other_bounds(folder: Path, config: FilterConfig) -> str:
+    """The bounds by which a folder's pairs were ended early, where they are not `config`'s; "" if there are none."""
+    path = folder / "run.json"
+    critic = storage.recorded(path).get("critic") if path.is_file() else None
+    if not isinstance(critic, dict):
+        return ""
+    told = {n: (critic.get(n), v) for n, v in asdict(config).items() if n.startswith("min_")}
+    return ", ".join(f"{n} {then} there, {now} here" for n, (then, now) in told.items() if then != now)

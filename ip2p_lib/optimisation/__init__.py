@@ -14,6 +14,7 @@ from ip2p_lib.optimisation.loop import (
     launched_precision,
     make_accelerator,
     processes,
+    settled_precision,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "load_average",
     "make_accelerator",
     "processes",
+    "settled_precision",
 ]

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, the newest few, and refused where they do not belong."""
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +18,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ip2p_lib import storage
 from ip2p_lib.optimisation.averages import Ema
 from ip2p_lib.optimisation.config import FitConfig
+from ip2p_lib.storage import first_line
 
 logger = logging.getLogger(__name__)
+NAME = re.compile(r"checkpoint-\d{8,}")
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints in a run folder, oldest first."""
-    return sorted(p for p in folder.glob("checkpoint-*") if (p / "state.json").is_file())
+    found = (p for p in folder.glob("checkpoint-*") if NAME.fullmatch(p.name))  # and not a copy of one
+    return sorted((p for p in found if (p / "state.json").is_file()), key=lambda p: int(p.name.split("-")[1]))
 
 
 def clear_leftovers(folder: Path, keep: int) -> None:
@@ -103,9 +107,18 @@ def save_checkpoint(
     state |= {"loss_scale": loss_scale} if loss_scale else {}
     with storage.atomic_folder(folder / f"checkpoint-{step:08d}") as partial:
         for name, group in tensors.items():
-            save_file(group, partial / f"{name}.safetensors")
+            _write(group, partial / f"{name}.safetensors")
         storage.write_json(partial / "state.json", state)
     _drop_oldest(folder, config.keep_checkpoints)
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # a full disk, for instance, which safetensors does not call an OSError
+        raise ValueError(
+            f"{path.parent.parent} must have room for a checkpoint, but: {first_line(error)}"
+        ) from error
 
 
 def load_checkpoint(

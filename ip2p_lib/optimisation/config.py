@@ -44,6 +44,8 @@ class FitConfig:
         for name in ("steps", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"FitConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"FitConfig.warmup_steps must be at least 0, got {self.warmup_steps}")
         for name in ("learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:

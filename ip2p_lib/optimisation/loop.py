@@ -202,10 +202,12 @@ def compute_dtype(mixed_precision: str) -> torch.dtype:
         ValueError: it is none of no, bf16, fp16 and auto.
     """
     check_precision(mixed_precision)
-    return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[_settled(mixed_precision)]
+    return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
+        settled_precision(mixed_precision)
+    ]
 
 
-def _settled(mixed_precision: str) -> str:
+def settled_precision(mixed_precision: str) -> str:
     """What auto comes to on this machine; anything else as it is."""
     if mixed_precision == "auto":
         return "bf16" if computes_in_bf16() else "no"
@@ -237,7 +239,7 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
     AcceleratorState._reset_state()
     processes()
     return Accelerator(
-        mixed_precision=_settled(mixed_precision),
+        mixed_precision=settled_precision(mixed_precision),
         # `fit` counts micro-steps itself; only a plugin keeps the launcher's own setting from dividing once more
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         # gradients lie in the buckets that travel, and not beside them once more

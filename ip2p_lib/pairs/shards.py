@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def is_whole(path: Path) -> bool:
 def missing_shards(folder: Path) -> list[Path]:
     """Shards that a folder's run is to make and that are not there: it goes on elsewhere, was stopped, or lost them."""
     run = folder / "run.json"
-    count = recorded(run).get(SHARDS, 0) if run.is_file() else 0
+    count = storage.recorded(run).get(SHARDS, 0) if run.is_file() else 0
     return [p for n in range(count) if not (p := shard_path(folder, n)).is_file()]
 
 
@@ -213,51 +213,3 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> list[dict[st
         ValueError: the file is damaged.
     """
     return [row for group in shard_groups(path, columns) for row in group]
-
-
-def recorded(path: Path) -> dict[str, Any]:
-    """The configuration in a run record; empty where the file is none.
-
-    Raises:
-        ValueError: it does not hold JSON.
-    """
-    record = storage.read_json(path)
-    config = record.get("config") if isinstance(record, dict) else None
-    return config if isinstance(config, dict) else {}
-
-
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """The first few settings that two configurations do not share."""
-    now = json.loads(json.dumps(here, default=str))  # as it would be read back
-    names = [n for n in now if there.get(n) != now[n]]
-    return "; ".join(f"{n}: {there.get(n)!s:.60} there, {now[n]!s:.60} now" for n in names[:3])
-
-
-def claim_folder(
-    folder: Path,
-    configuration: dict[str, Any],
-    record: str = "run.json",
-    remedy: str = "choose an empty folder, or delete it to start over",
-    note: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the folder's run record, or check that it was made by this very configuration.
-
-    Args:
-        note: goes on record as well, and is not compared.
-
-    Raises:
-        ValueError: the folder holds results of another configuration, or cannot be written.
-    """
-    mark = storage.fingerprint(configuration)
-    path = folder / record
-    if path.exists():
-        found = recorded(path)
-        if found.get("fingerprint") != mark:
-            raise ValueError(
-                f"{folder} holds results of another configuration ({_differences(found, configuration)}); {remedy}"
-            )
-        return
-    try:
-        storage.record_run(folder, {**configuration, **(note or {}), "fingerprint": mark}, record)
-    except OSError as error:
-        raise ValueError(f"the output folder must be writable, but {folder} is not: {error}") from error

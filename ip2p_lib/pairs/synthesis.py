@@ -16,7 +16,7 @@ from ip2p_lib.backbone import Backbone
 from ip2p_lib.fitting import Room
 from ip2p_lib.pairs.candidates import Candidate, blocks, draw_candidates
 from ip2p_lib.pairs.sampling import Hopeless, pair_latents
-from ip2p_lib.pairs.shards import SHARDS, claim_folder, is_whole, shard_path, writing_shard
+from ip2p_lib.pairs.shards import SHARDS, is_whole, shard_path, writing_shard
 from ip2p_lib.presets import PairConfig
 from ip2p_lib.records import Triplet
 
@@ -216,16 +216,18 @@ def claim_run(
         raise ValueError(f"every triplet must have an id of its own, but {twice!r} occurs more than once")
     digest = storage.fingerprint([t.as_row() for t in triplets])
     judged = {"critic": critic.settings} if critic and config.stops_early else {}
+    settings = asdict(config)
+    batch = {"batch_size": settings.pop("batch_size")}  # on which results do not depend
     claimed = {
         "stage": "pairs",
-        **asdict(config),
+        **settings,
         "model": model,
         "weights": files,
         "triplets": digest,
         **judged,
     }
     units = units_of(triplets, config)
-    claim_folder(folder, claimed, note={SHARDS: len(units)})
+    storage.claim_folder(folder, claimed, note={SHARDS: len(units), **batch})
     return units
 
 

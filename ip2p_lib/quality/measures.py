@@ -38,7 +38,7 @@ from ip2p_lib.evaluation import (
 from ip2p_lib.evaluation.report import plain
 from ip2p_lib.judge import Judge, read_attributes, right_by_attribute
 from ip2p_lib.pairs import synthesise
-from ip2p_lib.presets import MINIATURE, EditConfig, Preset
+from ip2p_lib.presets import MINIATURE, EditConfig, Preset, WriteConfig
 from ip2p_lib.quality.candidates import Judged, judged_candidates
 from ip2p_lib.quality.goals import GOALS, Goal
 from ip2p_lib.quality.writer import judge_writer
@@ -50,10 +50,14 @@ SCENES_SEED, EDIT_SEED, PAIRS_SEED = 901, 902, 903  # held out: no training draw
 
 
 class Quality:
-    """The measures, each of held-out scenes; models are loaded when first needed."""
+    """The measures, each of held-out scenes; models are loaded when first needed.
 
-    def __init__(self, preset: Preset = MINIATURE, count: int = 512) -> None:
-        self.preset, self.count = preset, count
+    Args:
+        bold: a bolder way of writing triplets, whose bounds are measured beside the preset's writer.
+    """
+
+    def __init__(self, preset: Preset = MINIATURE, count: int = 512, bold: WriteConfig | None = None) -> None:
+        self.preset, self.count, self.bold = preset, count, bold
         self.details: dict[str, Any] = {}
 
     @cached_property
@@ -105,7 +109,7 @@ class Quality:
     @cached_property
     def triplets(self) -> list[WriterVerdict]:
         """The world's verdicts on triplets written for held-out captions."""
-        found, self.details["triplets"] = judge_writer(self.preset)
+        found, self.details["triplets"] = judge_writer(self.preset, bold=self.bold)
         return found
 
     def triplets_valid(self) -> Measure:
@@ -182,16 +186,20 @@ def _exact(rows: Sequence[Judged]) -> Measure:
 
 
 def measure_all(
-    out: Path, only: str | None = None, preset: Preset = MINIATURE, count: int = 512
+    out: Path,
+    only: str | None = None,
+    preset: Preset = MINIATURE,
+    count: int = 512,
+    bold: WriteConfig | None = None,
 ) -> Iterator[str]:
-    """Measure and write `out/quality.json`; yields one line per number.
+    """Measure, as `Quality` does, and write `out/quality.json`; yields one line per number.
 
     Raises:
         ValueError: no measure of that name.
     """
     if only is not None and only not in GOALS:
         raise ValueError(f"measure must be one of {', '.join(GOALS)}; got {only!r}")
-    path, quality = out / "quality.json", Quality(preset, count)
+    path, quality = out / "quality.json", Quality(preset, count, bold)
     results = storage.read_json(path) if path.exists() else {}
     for key in GOALS if only is None else (only,):
         measure: Callable[[], Measure] = getattr(quality, key)

@@ -11,7 +11,6 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ip2p_lib.backbone import LanguageModel, load_writer
-from ip2p_lib.miniature.recipes import BOLD_WRITING
 from ip2p_lib.presets import Preset, WriteConfig
 from ip2p_lib.records import Triplet, read_triplets
 from ip2p_lib.triplets import Tally, world_captions, write_all
@@ -37,8 +36,14 @@ def written_triplets(language: LanguageModel, count: int, config: WriteConfig) -
         return list(read_triplets(path)), tally
 
 
-def judge_writer(preset: Preset, count: int = CAPTIONS) -> tuple[list[WriterVerdict], dict[str, Any]]:
-    """The world's verdicts on the preset's writer, and the details: kinds, faults, temperatures."""
+def judge_writer(
+    preset: Preset, count: int = CAPTIONS, bold: WriteConfig | None = None
+) -> tuple[list[WriterVerdict], dict[str, Any]]:
+    """The world's verdicts on the preset's writer, and the details: kinds, faults, temperatures.
+
+    Args:
+        bold: a bolder way of writing, whose bounds are looked at one by one.
+    """
     training = list(read_triplets(Path(preset.seed_triplets)))
     writer = load_writer(preset)
     rows, tally = written_triplets(writer, count, preset.write)
@@ -56,7 +61,7 @@ def judge_writer(preset: Preset, count: int = CAPTIONS) -> tuple[list[WriterVerd
             for name, model in (("before", preset.language_model), ("after", preset.writer))
             for row in _by_temperature(load_writer(preset, model), name, preset.write, training)
         ],
-        "bold_by_bounds": _by_bounds(writer, BOLD_WRITING),
+        "bold_by_bounds": _by_bounds(writer, bold) if bold else [],
     }
     return found, details
 

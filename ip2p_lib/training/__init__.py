@@ -8,14 +8,14 @@ from ip2p_lib.training.loss import (
     edit_loss,
     validation_loss,
 )
-from ip2p_lib.training.run import check_networks, fit_config, parameter_groups, train_editor
+from ip2p_lib.training.run import check_run, fit_config, parameter_groups, train_editor
 from ip2p_lib.training.watching import EditSheet, Progress, drawn, watched
 
 __all__ = [
     "EditLoss",
     "EditSheet",
     "Progress",
-    "check_networks",
+    "check_run",
     "conditioning_dropout",
     "draw_timesteps",
     "drawn",

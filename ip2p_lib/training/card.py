@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ip2p_lib import storage
+from ip2p_lib.optimisation import checkpoints
 
 TEMPLATE = """---
 base_model: {base}
@@ -69,9 +70,8 @@ def write_card(
     """
     record = storage.read_json(run / "run.json")
     config = dict(record["config"])
-    newest = max(run.glob("checkpoint-*/state.json"), default=None)
-    if newest is not None:
-        config["steps"] = storage.read_json(newest)["step"]
+    if found := checkpoints(run):
+        config["steps"] = storage.read_json(found[-1] / "state.json")["step"]
     rows = [f"| {text} | {config[name]} |" for name, text in SHOWN.items() if config.get(name) is not None]
     rows += [f"| {name} | {record[name]} |" for name in ("command", "commit", "machine")]
     rows += [f"| {name} | {version} |" for name, version in record["versions"].items()]

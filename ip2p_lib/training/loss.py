@@ -103,7 +103,7 @@ class EditLoss:
         self._rows = slice(part * share, (part + 1) * share)
 
     def _states(self, texts: list[str]) -> Tensor:
-        """Text states (B, T, D); each distinct instruction is encoded once and remembered."""
+        """Text states (B, T, D), remembered as long as they take less than `TEXT_CACHE_BYTES`."""
         missing = [t for t in dict.fromkeys(texts) if t not in self._text]
         if missing and sum(v.nbytes for v in self._text.values()) > TEXT_CACHE_BYTES:
             self._text.clear()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,15 @@ from ip2p_lib import storage
 from ip2p_lib.backbone import Backbone, weights_mark
 from ip2p_lib.dataset import EditDataset
 from ip2p_lib.fitting import first_line
-from ip2p_lib.optimisation import FitConfig, Report, fit, is_sharded, processes
-from ip2p_lib.pairs import claim_folder, recorded
+from ip2p_lib.optimisation import (
+    FitConfig,
+    Report,
+    checkpoints,
+    fit,
+    is_sharded,
+    processes,
+    settled_precision,
+)
 from ip2p_lib.presets import TrainConfig
 from ip2p_lib.training.loss import EditLoss
 
@@ -51,6 +58,8 @@ def train_editor(
     data: EditDataset,
     config: TrainConfig,
     folder: Path | None = None,
+    *,
+    mark: str | None = None,
 ) -> Iterator[Report]:
     """Train a widened UNet in place, yielding after every step; resumes in `folder`.
 
@@ -60,6 +69,7 @@ def train_editor(
     Args:
         unet: takes noisy latents and picture side by side.
         backbone: supplies text states and the noise schedule; its networks stay frozen.
+        mark: `weights_mark` of the UNet before `lora.store_frozen`, so that a run may go on where it is not applied.
 
     Raises:
         ValueError: the folder holds a run of another configuration or other pairs, or the UNet does not
@@ -68,17 +78,19 @@ def train_editor(
         FloatingPointError: the loss is no longer finite, or exploded.
     """
     data.check_channels(unet.config.in_channels)
-    settings = fit_config(config)  # refuses what is out of range before the folder is claimed
+    config = replace(config, mixed_precision=settled_precision(config.mixed_precision))
+    settings = fit_config(config)  # what is out of range is refused before the folder is claimed
+    loss = EditLoss(unet, backbone, data, config)
     if folder is not None:
         remedy = "continue with the pairs, model and settings of that run, or choose an empty folder"
-        claim_folder(folder, _claim(unet, backbone, data, config), remedy=remedy)
+        claim = _claim(unet, backbone, data, config, mark)
+        storage.claim_folder(folder, claim, remedy=remedy, is_empty=not checkpoints(folder))
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if processes().device.type == "cpu" and math.prod(data.condition.shape[-2:]) <= FEW_POSITIONS:
         unet.set_attn_processor(AttnProcessor())
         if not is_sharded():
             unet.to(memory_format=torch.channels_last)
-    loss = EditLoss(unet, backbone, data, config)
     groups = parameter_groups(unet, config)
     return _in_memory(
         fit(unet, loss, settings, folder=folder, groups=groups, describe=loss.describe),
@@ -121,42 +133,54 @@ def _smaller(config: TrainConfig) -> str:
 
 
 def _claim(
-    unet: UNet2DConditionModel, backbone: Backbone, data: EditDataset, config: TrainConfig
+    unet: UNet2DConditionModel,
+    backbone: Backbone,
+    data: EditDataset,
+    config: TrainConfig,
+    mark: str | None,
 ) -> dict[str, Any]:
     """What two runs in one folder must have in common."""
     return {
         "stage": "train",
         **{n: v for n, v in asdict(config).items() if n not in FREE},
-        "prompts": len(data),
-        "instructions": storage.fingerprint(data.instructions),
-        "pairs": data.mark,
-        **_networks(unet, backbone),
+        **_pairs(data),
+        **_networks(unet, backbone, mark),
     }
 
 
-def _networks(unet: UNet2DConditionModel, backbone: Backbone) -> dict[str, Any]:
+def _pairs(data: EditDataset) -> dict[str, Any]:
+    """What is learned from."""
+    instructions = storage.fingerprint(data.instructions)
+    return {"prompts": len(data), "instructions": instructions, "pairs": data.mark}
+
+
+def _networks(unet: UNet2DConditionModel, backbone: Backbone, mark: str | None = None) -> dict[str, Any]:
     """What is trained, and what stays as it is around it; the autoencoder is in the mark of the pairs."""
     trained = sorted(n for n, p in unet.named_parameters() if p.requires_grad)
     is_adapter = len(trained) < len(list(unet.parameters()))  # which fits the weights under it, and no others
     return {
-        "base": [backbone.name, weights_mark(unet)] if is_adapter else backbone.name,
+        "base": [backbone.name, mark or weights_mark(unet)] if is_adapter else backbone.name,
         "text_encoder": weights_mark(backbone.text_encoder)[:16],
         "trained": storage.fingerprint(trained),
     }
 
 
-def check_networks(unet: UNet2DConditionModel, backbone: Backbone, folder: Path) -> None:
-    """Refuse to put what a run in `folder` learned into other networks than it began with.
+def check_run(unet: UNet2DConditionModel, backbone: Backbone, data: EditDataset, folder: Path) -> None:
+    """Refuse to put what a run in `folder` learned into other networks than it began with, or to call other pairs its.
 
     Raises:
         ValueError: its record tells of others.
     """
     if not (folder / "run.json").exists():
         return
-    found = recorded(folder / "run.json")
-    for name, here in _networks(unet, backbone).items():
-        if found.get(name) != here:
-            raise ValueError(
-                f"the run in {folder} must be given the model it trained, but its {name} was {found.get(name)}, and"
-                f" this one's is {here}; see --model and --lora-rank"
-            )
+    found = storage.recorded(folder / "run.json")
+    for what, options, told in (
+        ("model it trained", "--model and --lora-rank", _networks(unet, backbone)),
+        ("pairs it learned from", "--data, --held-out and --resolution", _pairs(data)),
+    ):
+        for name, here in told.items():
+            if found.get(name) != here:
+                raise ValueError(
+                    f"the run in {folder} must be given the {what}, but its {name} was {found.get(name)}, and"
+                    f" this one's is {here}; see {options}"
+                )

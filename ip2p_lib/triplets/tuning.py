@@ -1,8 +1,9 @@
 """Fine-tune a causal language model on triplets: all its weights, or a LoRA adapter."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -11,12 +12,14 @@ from torch.nn import functional as F
 
 from ip2p_lib import storage
 from ip2p_lib.backbone import LanguageModel
-from ip2p_lib.optimisation import FitConfig, Report, batch_indices, fit
+from ip2p_lib.optimisation import FitConfig, Report, batch_indices, checkpoints, fit
 from ip2p_lib.presets import TuneConfig
 from ip2p_lib.records import Triplet
 from ip2p_lib.triplets.prompts import completion_of, prompt_for
 
 IGNORED = -100
+# Settings that may change between a run and its continuation; the loop checks that the rates agree.
+FREE = {"steps", "checkpoint_every", "gradient_checkpointing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def with_adapter(language: LanguageModel, config: TuneConfig) -> LanguageModel:
     The adapter's first weights are a function of `config.seed`.
     """
     if config.lora_rank == 0:
-        language.model.requires_grad_(True)
+        language.model.float().requires_grad_(True)  # small steps vanish in bf16
         return language
     lora = LoraConfig(
         r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -125,7 +128,21 @@ def fine_tune(
         warmup_steps=config.warmup_steps, decay_steps=config.steps, max_grad_norm=1.0, ema_decay=0.9,
         mixed_precision=config.mixed_precision, checkpoint_every=config.checkpoint_every,
     )  # fmt: skip
+    if folder is not None:
+        remedy = "continue with the triplets, model and settings of that run, or choose another folder"
+        claim = _claim(language, triplets, config)
+        storage.claim_folder(folder, claim, remedy=remedy, is_empty=not checkpoints(folder))
     return fit(language.model, loss_at, settings, folder=folder)
+
+
+def _claim(language: LanguageModel, triplets: Sequence[Triplet], config: TuneConfig) -> dict[str, Any]:
+    """What two runs in one folder must have in common."""
+    return {
+        "stage": "tune",
+        **{name: value for name, value in asdict(config).items() if name not in FREE},
+        "triplets": storage.fingerprint([t.as_row() for t in triplets]),
+        "model": [language.name, language.files],
+    }
 
 
 def save_writer(language: LanguageModel, folder: Path) -> None:
