@@ -1,5 +1,6 @@
 """Fine-tuning a writer: what is learned, LoRA on real architectures, resuming, the saved folder."""
 
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from typer.testing import CliRunner
 
+from ip2p_lib import cli
 from ip2p_lib.backbone import LanguageModel, load_language_model
 from ip2p_lib.presets import TuneConfig, WriteConfig
 from ip2p_lib.triplets.local import LocalWriter
@@ -226,3 +229,26 @@ def test_a_missing_or_broken_language_model_gets_one_line(tmp_path, tiny_writer)
     weights.unlink()
     with pytest.raises(ValueError, match="must hold a language model in safetensors"):
         load_language_model(str(tmp_path / "writer"))
+
+
+def test_another_writer_of_the_same_name_does_not_go_on_with_a_file(tiny_writer, tmp_path):
+    folder, out = tmp_path / "writer", tmp_path / "triplets.jsonl"
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a red house in a meadow\na blue car in the city\n")
+
+    def written():
+        arguments = ("triplets", "--writer", folder, "--captions", captions, "--attempts", 1, "--out", out)
+        return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+    save_writer(tiny_writer, folder)
+    written()  # random weights write no triplet, but the journal has their mark
+    first = load_language_model(str(folder)).files
+    other = deepcopy(tiny_writer.model)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.02)
+    shutil.rmtree(folder)
+    save_writer(replace(tiny_writer, model=other), folder)
+    assert load_language_model(str(folder)).files != first
+    result = written()
+    assert result.exit_code == 1
+    assert "belongs to a run with another weights" in result.stderr
