@@ -39,7 +39,7 @@ outputs: $(INSTALLED)
 	$(OFFLINE) $(BIN)/ip2p notebooks --save
 
 miniature: $(INSTALLED)
-	$(BIN)/ip2p miniature
+	$(BIN)/ip2p miniature --out out/models --work out/models-work
 
 quality: $(INSTALLED)
 	$(BIN)/ip2p quality --readme README.md --page docs/quality.md
@@ -64,8 +64,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 ablations: $(INSTALLED)
-	$(BIN)/ip2p ablations
-	$(BIN)/ip2p ablations --figure docs/images/ablations.png --page docs/ablations.md
+	$(BIN)/ip2p miniature --only pairs
+	$(BIN)/ip2p ablations --out out/ablations
+	$(BIN)/ip2p ablations --out out/ablations --figure out/ablations/ablations.png
 
 figures: $(INSTALLED)
 	$(BIN)/ip2p evaluate --systems ours,sdedit,sdedit-instruction,no-text,text2live,nothing,truth --edits 512 --slow-edits 96 \
@@ -94,9 +95,9 @@ help:
 	@echo "make app        the editor alone, in the browser"
 	@echo "make notebooks  run every notebook and measure its minutes for README"
 	@echo "make outputs    run every notebook and keep its outputs, small and clean, for GitHub"
-	@echo "make miniature  make the shipped models again from nothing; resumes where it stopped"
+	@echo "make miniature  make all small models from nothing into out/models (days); resumes where it stopped"
 	@echo "make quality    measure the shipped models and write data/results/quality.json"
-	@echo "make ablations  train the editor again with one part changed at a time (hours)"
+	@echo "make ablations  train the editor again with one part changed at a time, pairs first (many hours)"
 	@echo "make figures    measure the editor against its baselines and at its limits, and draw it (long; resumes)"
 	@echo "make lock       resolve requirements.lock again (needs uv)"
 	@echo "make clean      remove out/ and caches; data/ stays"

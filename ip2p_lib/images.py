@@ -63,6 +63,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
+        if image.mode == "F" and np.nanmin(values) >= 0 and np.nanmax(values) <= 1:
+            values = 255 * values  # as such files usually are
         is_16_bit = image.mode.startswith("I;16") or values.max() > 255
         grey = np.nan_to_num(values / 257 if is_16_bit else values).clip(0, 255).round()
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

@@ -54,6 +54,7 @@ def make_scheduler(name: str, trained: Any) -> Any:
     """diffusers' scheduler for a sampler of `OTHERS`, with the noise levels a model was trained on."""
     kind, options = OTHERS[name]
     shared = {key: trained.config[key] for key in SHARED}
+    shared["rescale_betas_zero_snr"] = trained.config.get("rescale_betas_zero_snr", False)
     return kind(**shared, **options, timestep_spacing="trailing")
 
 

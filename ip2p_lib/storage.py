@@ -108,22 +108,21 @@ def check_manifest(folder: Path, below: str = "") -> None:
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(
             f"weights must lie in {folder} with their {MANIFEST}, found none; restore them with"
-            " `git checkout -- data` or retrain with `make miniature`"
+            " `git checkout -- data`, or make them with `ip2p miniature`"
         )
     guarded = {n: s for n, s in read_json(folder / MANIFEST).items() if n.startswith(below)}
     if not guarded:
         raise FileNotFoundError(
-            f"{folder / MANIFEST} names no file below {below}; retrain with `make miniature`"
+            f"{folder / MANIFEST} names no file below {below}; restore it with `git checkout -- data`, or make it with"
+            " `ip2p miniature`"
         )
     for name, expected in guarded.items():
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name} is missing; restore it with `git checkout -- data` or `make miniature`"
-            )
+            raise FileNotFoundError(f"{folder / name} is missing; restore it with `git checkout -- data`")
         if sha256(folder / name) != expected:
             raise ValueError(
                 f"{folder / name} must have the checksum in {MANIFEST} ({expected[:12]}…), but its bytes"
-                " differ; restore it with `git checkout -- data` or `make miniature`"
+                " differ; restore it with `git checkout -- data`"
             )
 
 

@@ -110,6 +110,16 @@ def test_a_tokenizer_without_its_files_is_refused(copied):
         models.load_backbone(str(copied / "editor"))
 
 
+def test_a_tokenizer_that_tells_no_length_has_that_of_its_text_encoder(copied):
+    before = load_backbone(str(copied)).encode_text(["make it night"])
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (copied / "tokenizer" / name).unlink(missing_ok=True)
+    model = load_backbone(str(copied))
+    assert model.encode_text(["make it night"]).shape == before.shape
+    with pytest.raises(ValueError, match="must fit in 77 tokens"):
+        check_instruction(model, "make it night " * 40)
+
+
 def test_weights_of_another_shape_are_refused(copied):
     config = copied / "editor" / "unet" / "config.json"
     storage.write_json(config, {**storage.read_json(config), "block_out_channels": [32, 96]})

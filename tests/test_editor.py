@@ -142,8 +142,35 @@ def test_saving_and_code(view, tmp_path, monkeypatch):
     view.controls.code.click()
     code = view.controls.more.children[0].value
     assert "'make it night'" in code
-    assert "data/gallery/castle.png" in code
+    assert "images.open_picture(DATA / 'gallery/castle.png')" in code  # wherever the notebook is run
     compile(code, "code", "exec")
+    view.model = "my/editor"
+    view.controls.code.click()
+    assert "load_editor(chosen, 'my/editor')" in view.controls.more.children[0].value
+    view.controls.keep.click()
+    ask(view, "add a rainbow")
+    view.controls.code.click()
+    assert "went on from another one, which is no file" in view.controls.status.value
+
+
+def test_what_runs_is_what_the_controls_say(view, monkeypatch):
+    monkeypatch.delenv("IP2P_TESTING", raising=False)
+    ask(view, "make it night")
+    view.controls.keep.click()
+    before = finished(view)
+    view.controls.guidance_scale.value += 0.5  # the box is empty, so nothing is asked for
+    view.controls.instruction.value = "bzwqk xkcdvf"
+    view.controls.image_guidance_scale.value += 0.1
+    assert "unknown here" in view.controls.status.value  # and not the instruction before
+    assert finished(view) == before
+
+
+def test_the_picture_follows_undo(view):
+    ask(view, "make it night")
+    first, other = view.controls.picture.value, view.controls.picture.options[1]
+    view.controls.picture.value = other
+    view.controls.undo.click()
+    assert view.controls.picture.value == view.session.source.name == first
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
+import numpy as np
 import pytest
 import wrong_answers
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from ip2p_lib.cli import app
 from ip2p_lib.course.exercises import Exercise, all_exercises, attempt, find, grade, header
 from ip2p_lib.course.exercises import attempts as attempts_module
 from ip2p_lib.course.exercises.grading import FORGOT_RETURN, Wrong
+from ip2p_lib.course.exercises.intervals import check_interval
 from ip2p_lib.course.exercises.progress import Record, progress_file, read_progress, remember, write_progress
 from ip2p_lib.course.minutes import SOLUTION
 
@@ -256,6 +258,32 @@ def test_a_damaged_progress_file_is_kept_aside_and_said(content):
         assert f"kept as progress.damaged-{number}.json" in said
         assert path.with_name(f"progress.damaged-{number}.json").read_text() == content
     assert read_progress(path)["02.1"].solved
+
+
+@pytest.mark.parametrize("content", ["{", '{"exercises": {}}'])
+def test_a_progress_file_that_cannot_be_read_or_moved_is_left_alone_and_said(content, monkeypatch):
+    path = progress_file()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace" if content == "{" else "read_text", denied)  # damaged, or not ours
+    record, said = remember(path, "02.1", solved=True, most_hints=3)
+    monkeypatch.undo()
+    assert (record.attempts, record.solved) == (1, True)
+    assert "could not be read (Permission denied), so it was left as it is" in said
+    assert path.read_text() == content
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_an_interval_may_end_at_a_drawn_mean():
+    def by_order(values, picks):
+        means = np.sort(values[picks].mean(axis=1))
+        return means[int(0.025 * len(means))], means[int(0.975 * len(means))]
+
+    check_interval(by_order, 0)
 
 
 def test_progress_is_whole_or_the_old_one(monkeypatch):

@@ -135,6 +135,7 @@ def test_transparency_is_laid_on_white(tmp_path):
         ("I;16", 1285, "p.tif", (5, 5, 5)),
         ("F", 77.0, "p.tif", (77, 77, 77)),
         ("F", -9.0, "p.tif", (0, 0, 0)),
+        ("F", 0.5, "p.tif", (128, 128, 128)),
     ],
 )
 def test_every_mode_comes_in_with_its_brightness(tmp_path, mode, value, name, expected):

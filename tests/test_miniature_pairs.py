@@ -1,12 +1,14 @@
 """The editor's triplets: of all that was written, a choice that asks for everything about equally often."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
-from ip2p_lib import filtering
+from ip2p_lib import filtering, storage
+from ip2p_lib.miniature.build import build, located
 from ip2p_lib.miniature.pairs import balanced
 from ip2p_lib.miniature.recipes import EDITOR_FILTER, EDITOR_PAIRS
-from ip2p_lib.presets import MINIATURE
+from ip2p_lib.presets import DATA, MINIATURE
 from ip2p_lib.records import Triplet
 
 
@@ -65,3 +67,21 @@ def test_the_editors_pairs_are_kept_by_the_shift_in_the_place_of_the_cosine():
         replace(EDITOR_FILTER, min_direction=MINIATURE.filter.min_direction, min_shift=-2) == MINIATURE.filter
     )
     assert EDITOR_PAIRS.stop_after_hits <= EDITOR_PAIRS.candidates_per_triplet
+
+
+def test_what_is_finished_is_not_made_again(tmp_path):
+    """With the shipped models in `out` and nothing in `work`, as in a fresh clone."""
+    out = shutil.copytree(DATA / "miniature", tmp_path / "models")
+    before = storage.read_json(out / storage.MANIFEST)
+    made = list(build(out, tmp_path / "work"))
+    assert made == ["vae", "clip", "judge", "text_to_image", "writer", "editor"]
+    assert storage.read_json(out / storage.MANIFEST) == before
+    assert not list((tmp_path / "work").rglob("checkpoint-*"))
+
+
+def test_models_made_elsewhere_make_their_own_pairs(tmp_path):
+    preset = located(tmp_path)
+    assert {preset.text_to_image, preset.clip, preset.writer, preset.editor} == {
+        str(tmp_path / n) for n in ("text_to_image", "clip", "writer", "editor")
+    }
+    assert (preset.manifest, preset.edit) == (str(tmp_path), MINIATURE.edit)

@@ -74,6 +74,15 @@ def test_people_are_understood(words, change):
         "no night",  # and there is none
         "change the weather",  # to what?
         "make it bluish",
+        "make the sky red",  # the world's colour is the subject's
+        "paint the kite red",
+        "add a red kite",
+        "add a cat",  # beside the house, which no scene has
+        "put a balloon in the sky",
+        "move the kite to the city",
+        "do not remove the kite",
+        "do not add a kite",
+        "the kite should not go",
     ],
 )
 def test_what_is_not_certain_is_not_understood(words):

@@ -124,3 +124,11 @@ def test_every_number_of_steps_is_taken_exactly(backbone, name):
     )  # fmt: skip
     assert (last.index, last.count, last.sigma) == (60, 61, 0)
     torch.testing.assert_close(last.latents.double(), answer, rtol=0, atol=8e-2)
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_a_model_trained_down_to_pure_noise_is_sampled_with_its_own_levels(backbone, name):
+    trained = type(backbone.scheduler).from_config(backbone.scheduler.config, rescale_betas_zero_snr=True)
+    made, plain = make_scheduler(name, trained), make_scheduler(name, backbone.scheduler)
+    torch.testing.assert_close(made.alphas_cumprod[:-1], trained.alphas_cumprod[:-1])
+    assert made.alphas_cumprod[500] < plain.alphas_cumprod[500]

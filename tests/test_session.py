@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,7 +213,7 @@ def test_the_code_repeats_the_edit(shipped_editor, tmp_path, monkeypatch):
     render(CASTLE, 64).save(tmp_path / "castle.png")
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(as_code(entry, "miniature", "castle.png"), names)
+    exec(as_code(entry, "miniature", Path("castle.png")), names)
     assert same(names["result"].picture, entry.result.picture)
     assert (tmp_path / "edit.png").is_file()
 

@@ -135,7 +135,7 @@ def test_a_missing_file_is_refused_with_the_remedy(shipped):
 
 
 def test_a_missing_manifest_is_refused_with_the_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"manifest\.json, found none; .*make miniature"):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json, found none; .*git checkout -- data"):
         storage.check_manifest(tmp_path)
 
 

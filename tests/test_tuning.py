@@ -231,6 +231,14 @@ def test_a_missing_or_broken_language_model_gets_one_line(tmp_path, tiny_writer)
         load_language_model(str(tmp_path / "writer"))
 
 
+def test_an_adapters_folder_needs_no_tokenizer(tiny_writer, tmp_path):
+    save_writer(replace(tiny_writer, model=deepcopy(tiny_writer.model)), tmp_path / "base")
+    base = load_language_model(str(tmp_path / "base"))
+    with_adapter(base, CONFIG).model.save_pretrained(tmp_path / "adapter")
+    found = load_language_model(str(tmp_path / "adapter"))
+    assert found.tokenizer.get_vocab() == tiny_writer.tokenizer.get_vocab()
+
+
 def test_another_writer_of_the_same_name_does_not_go_on_with_a_file(tiny_writer, tmp_path):
     folder, out = tmp_path / "writer", tmp_path / "triplets.jsonl"
     captions = tmp_path / "captions.txt"

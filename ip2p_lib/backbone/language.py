@@ -13,6 +13,8 @@ from ip2p_lib.backbone.files import frozen
 from ip2p_lib.presets import Preset
 from ip2p_lib.storage import first_line
 
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")  # which a folder of an adapter need not have
+
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
@@ -57,7 +59,8 @@ def load_language_model(
             from peft import PeftModel
 
             network = PeftModel.from_pretrained(network, model).merge_and_unload()
-        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+        is_bare = adapter.is_file() and not any((folder / n).is_file() for n in TOKENIZER)
+        tokenizer = AutoTokenizer.from_pretrained(base if is_bare else model, padding_side="left")
     except OSError as error:
         if Path(base).is_dir():
             raise ValueError(

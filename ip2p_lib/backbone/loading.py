@@ -58,6 +58,10 @@ def load_backbone(
     else:
         parts = {part: component(kind, model, part) for part, kind in PARTS.items()}
         check_vocabulary(parts["tokenizer"], parts["text_encoder"].config.vocab_size, model)
+        longest = parts["text_encoder"].config.max_position_embeddings
+        parts["tokenizer"].model_max_length = min(
+            longest, parts["tokenizer"].model_max_length
+        )  # not all say one
     for part in parts.values():
         if isinstance(part, nn.Module):
             # not part.to: diffusers then warns of networks that must stay in float32, and lists none

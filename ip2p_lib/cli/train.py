@@ -151,6 +151,8 @@ class _Run:
     ) -> None:
         from dataclasses import replace
 
+        import torch
+
         from ip2p_lib import backbone as models
         from ip2p_lib.dataset import open_dataset
         from ip2p_lib.optimisation import processes
@@ -159,8 +161,9 @@ class _Run:
         self.base = models.load_backbone(
             model or preset.text_to_image,
             manifest="" if model else preset.manifest,
-            device=self.processes.device,
         )
+        for part in (self.base.vae, self.base.text_encoder):
+            torch.nn.Module.to(part, self.processes.device)
         self.parts = {
             part: open_dataset(
                 data,
@@ -176,8 +179,9 @@ class _Run:
             for part in (("train", "held_out") if held_out else ("train",))
         }
         self.lora_rank = lora_rank
-        # Training needs a copy of the UNet on the device, and not the one that it was copied from.
-        self.start = self.base.unet.to("cpu")
+        self.start = (
+            self.base.unet
+        )  # which stays on the CPU: training needs a copy on the device, and not both
         self.was_editor = self.base.unet.config.in_channels > self.base.latent_channels
         if self.was_editor and not has_own_first_rate:  # the preset's higher one is for new channels
             self.config = replace(config, conv_in_learning_rate=None)

@@ -55,8 +55,8 @@ def guarded(method: Callable[..., None]) -> Callable[..., None]:
 class Editor:
     """The view. Nothing is computed until a control is used; `close` ends the worker."""
 
-    def __init__(self, session: EditSession, judge: Judge | None = None) -> None:
-        self.session, self.judge = session, judge
+    def __init__(self, session: EditSession, judge: Judge | None = None, model: str | None = None) -> None:
+        self.session, self.judge, self.model = session, judge, model
         self.gallery = gallery()
         self.controls = c = Controls(session.preset.edit, tuple(self.gallery))
         self._is_setting = False  # while the view itself moves a control
@@ -98,7 +98,7 @@ class Editor:
 
     @guarded
     def _on_picture(self, change: dict[str, Any]) -> None:
-        if change["new"] in self.gallery:
+        if change["new"] in self.gallery and not self._is_setting:
             path, scene = self.gallery[change["new"]]
             self.session.open(images.open_picture(path), scene=scene, name=change["new"])
             self.controls.suggest(scene)
@@ -131,8 +131,15 @@ class Editor:
         if self._is_setting:
             return
         self.session.set(**{self.controls.name_of(change["owner"]): change["new"]})
-        if self.session.settings.instruction:
+        if self._is_asked():
             then()
+
+    def _is_asked(self) -> bool:
+        """Whether the box asks for something, which the session then knows."""
+        words = self.controls.instruction.value
+        if words and words != self.session.settings.instruction:
+            self.session.set(instruction=words)
+        return bool(words)
 
     @guarded
     def _on_run(self, _: Any) -> None:
@@ -149,7 +156,7 @@ class Editor:
     @guarded
     def _on_reroll(self, _: Any) -> None:
         self._set(seed=self.session.reroll())
-        if self.session.settings.instruction:
+        if self._is_asked():
             self.session.run()
 
     @guarded
@@ -188,9 +195,9 @@ class Editor:
     @guarded
     def _on_code(self, _: Any) -> None:
         entry = self._entry()
-        path = self.gallery[entry.source.name][0] if entry.source.name in self.gallery else None
-        file = path.relative_to(DATA.parent).as_posix() if path else entry.source.name
-        self.controls.show_code(as_code(entry, self.session.preset.name, file))
+        name = entry.source.name
+        file = self.gallery[name][0] if name in self.gallery else Path(name)
+        self.controls.show_code(as_code(entry, self.session.preset.name, file, self.model))
 
     def _entry(self) -> Entry:
         entry = self.session.history.current
@@ -250,8 +257,9 @@ class Editor:
 
     def _follow(self) -> None:
         """Controls follow the session after undo and redo."""
-        s = self.session.settings
+        s, source = self.session.settings, self.session.source
         self._set(
+            picture=source.name if source and source.name in self.gallery else None,
             instruction=s.instruction, guidance_scale=s.guidance_scale, seed=s.seed, sampler=s.sampler,
             image_guidance_scale=s.image_guidance_scale, num_inference_steps=s.num_inference_steps,
         )  # fmt: skip
@@ -270,4 +278,5 @@ def editor(preset: Preset = MINIATURE, model: str | None = None) -> Editor:
     """
     device, dtype, _ = pick_device()
     judge = load_judge(preset) if preset.manifest else None
-    return Editor(EditSession(load_editor(preset, model, device=device, dtype=dtype), preset), judge)
+    session = EditSession(load_editor(preset, model, device=device, dtype=dtype), preset)
+    return Editor(session, judge, model)

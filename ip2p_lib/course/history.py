@@ -1,10 +1,12 @@
 """What a session remembers: settings, sources, finished edits, and the way back."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
 
 from ip2p_lib.editing import EditResult
+from ip2p_lib.presets import DATA
 from ip2p_lib.scenes import Scene
 
 
@@ -28,6 +30,7 @@ class Source:
     digest: str  # of the picture as it was given
     scene: Scene | None = None
     name: str = "picture"
+    is_edit: bool = False  # of an edit that went on, which is no file
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +83,32 @@ class History:
         return self.entries[self.position]
 
 
-def as_code(entry: Entry, preset_name: str, file: str) -> str:
-    """Lines of Python that repeat an edit of a picture file with the preset's editor."""
-    s = entry.settings
+def as_code(entry: Entry, preset_name: str, file: Path, model: str | None = None) -> str:
+    """Lines of Python that repeat an edit of a picture file, with the preset's editor or another model.
+
+    Raises:
+        ValueError: the picture is itself an edit, and no file.
+    """
+    if entry.source.is_edit:
+        raise ValueError(
+            "this edit went on from another one, which is no file; go back to that, save it, and edit the file"
+        )
+    s, of_data = entry.settings, file.is_relative_to(DATA)
+    path = f"DATA / {file.relative_to(DATA).as_posix()!r}" if of_data else f"Path({file.as_posix()!r})"
+    known = "DATA, preset" if of_data else "preset"
+    editor = f"load_editor(chosen, {model!r})" if model else "load_editor(chosen)"
     return f"""\
 from pathlib import Path
 
 from ip2p_lib import images
 from ip2p_lib.backbone import load_editor
 from ip2p_lib.editing import edit
-from ip2p_lib.presets import preset
+from ip2p_lib.presets import {known}
 
 chosen = preset({preset_name!r})
-picture = images.open_picture(Path({file!r}))
+picture = images.open_picture({path})
 (result,) = edit(
-    load_editor(chosen),
+    {editor},
     picture,
     {s.instruction!r},
     config=chosen.edit,

@@ -197,7 +197,7 @@ class EditSession:
         scene, picture = entry.source.scene, entry.result.picture
         asked = read_instruction(entry.settings.instruction, scene) if scene else None
         name = f"{entry.source.name}, {entry.settings.instruction}"
-        self._take(Source(picture, images.digest(picture), asked.after if asked else None, name))
+        self._take(Source(picture, images.digest(picture), asked.after if asked else None, name, True))
 
     def close(self) -> None:
         """Stop and end the worker's thread."""

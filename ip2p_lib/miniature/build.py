@@ -1,4 +1,4 @@
-"""Make the shipped models from nothing, in order, resumably: `make miniature`."""
+"""Make the small models from nothing, in order, resumably, into any folder: `make miniature`."""
 
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
@@ -29,7 +29,7 @@ from ip2p_lib.miniature.texts import ordinary_text
 from ip2p_lib.miniature.tokenizer import learn_tokenizer
 from ip2p_lib.miniature.watching import Sheet, sheet_path, watch, write_record
 from ip2p_lib.optimisation import Report
-from ip2p_lib.presets import MINIATURE
+from ip2p_lib.presets import MINIATURE, Preset
 from ip2p_lib.records import Triplet, read_triplets
 from ip2p_lib.scenes.language import caption
 from ip2p_lib.scenes.world import sample_scenes
@@ -38,11 +38,22 @@ from ip2p_lib.triplets.tuning import fine_tune, save_writer, with_adapter
 from ip2p_lib.unet import as_editor_unet, save_pipeline
 
 
+def located(out: Path) -> Preset:
+    """The miniature's preset with the models of another folder."""
+    return replace(
+        MINIATURE, manifest=str(out), text_to_image=str(out / "text_to_image"), editor=str(out / "editor"),
+        clip=str(out / "clip"), language_model=str(out / "language_model"), writer=str(out / "writer"),
+    )  # fmt: skip
+
+
 class Builder:
-    """The stages, each leaving its result in `out` (shipped) or `work` (checkpoints, pictures, sheets)."""
+    """The stages, each leaving its result in `out` (to ship) or `work` (checkpoints, pictures, sheets).
+
+    What lies in `out` is finished and is not made again, whatever `work` holds.
+    """
 
     def __init__(self, out: Path, work: Path) -> None:
-        self.out, self.work = out, work
+        self.out, self.work, self.preset = out, work, located(out)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def tokenizer(self) -> CLIPTokenizer:
@@ -56,7 +67,7 @@ class Builder:
 
     def vae(self) -> AutoencoderKL:
         """The autoencoder, with its scale set."""
-        folder = self.work / "vae-and-decoder"
+        folder = self._finished("vae") or self.work / "vae-and-decoder"
         if not folder.exists():
             recipe = vae_stage.VaeRecipe()
             pixels = scene_pixels(sample_scenes(24, HELD_OUT_SEED))
@@ -76,14 +87,14 @@ class Builder:
             last = self._watch("decoder", steps, alone.steps, partial(sheet, "decoder"), asdict(alone))
             last.ema.swap()
             last.model.cpu().save_pretrained(folder)
-        return AutoencoderKL.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
+        return AutoencoderKL.from_pretrained(folder).float().to(self.device).eval().requires_grad_(False)
 
     def clip(self) -> CLIPTextModel:
         """CLIP, which then learns to read instructions, into `out/clip`; returns its text tower as a text encoder."""
         recipe, tokenizer = clip_stage.ClipRecipe(), self.tokenizer()
         reading = InstructionRecipe()
         config = clip_stage.clip_config(recipe, len(tokenizer))
-        folder = self.work / "text-encoder"
+        folder = self._finished("text_encoder") or self.work / "text-encoder"
         if not folder.exists():
             steps = clip_stage.train_clip(recipe, tokenizer, self.work)
             last = self._watch("clip", steps, recipe.steps, None, asdict(recipe))
@@ -96,7 +107,12 @@ class Builder:
             tokenizer.save_pretrained(self.out / "clip" / "tokenizer")
             self._card("clip", extra=("clip-instructions",))
             clip_stage.as_text_encoder(last.model, config, tokenizer.eos_token_id).save_pretrained(folder)
-        return CLIPTextModel.from_pretrained(folder).to(self.device).eval().requires_grad_(False)
+        return CLIPTextModel.from_pretrained(folder).float().to(self.device).eval().requires_grad_(False)
+
+    def _finished(self, part: str) -> Path | None:
+        """Where a part of the text-to-image model lies, if that is made."""
+        folder = self.out / "text_to_image" / part
+        return folder if folder.is_dir() else None
 
     def judge(self) -> None:
         """The judge into `out/judge`."""
@@ -174,14 +190,14 @@ class Builder:
     def pairs(self) -> Path:
         """Candidates, scores and the kept pairs the editor learns from; returns the kept folder."""
         storage.write_manifest(self.out)
-        return pairs_stage.kept_pairs(self.work, self.device)
+        return pairs_stage.kept_pairs(self.work, self.device, self.preset)
 
     def editor(self) -> None:
         """The editor into `out/editor`, trained on kept pairs alone."""
         if (self.out / "editor").exists():
             return
         kept = self.pairs()
-        base = load_text_to_image(MINIATURE, device=self.device)
+        base = load_text_to_image(self.preset, device=self.device)
         data = open_dataset(kept, base, resolution=EDITOR_TRAINING.resolution)
         unet = as_editor_unet(base.unet, base.latent_channels)
         drawing = EditSheet(base, data, MINIATURE.edit, 12)
@@ -211,7 +227,9 @@ STAGES = ("vae", "clip", "judge", "text_to_image", "writer", "pairs", "editor")
 
 
 def build(out: Path, work: Path, only: str | None = None) -> Iterator[str]:
-    """Make all models, or one stage; yields each stage's name when it is done.
+    """Make all models that `out` lacks, or one stage; yields each stage's name when it is done.
+
+    Pairs are made for an editor, and where that is finished only if they are asked for.
 
     Raises:
         ValueError: no stage of that name.
@@ -219,7 +237,7 @@ def build(out: Path, work: Path, only: str | None = None) -> Iterator[str]:
     if only is not None and only not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}; got {only!r}")
     builder = Builder(out, work)
-    for stage in STAGES if only is None else (only,):
+    for stage in [s for s in STAGES if s != "pairs"] if only is None else (only,):
         getattr(builder, stage)()
         yield stage
     storage.write_manifest(out)

@@ -77,7 +77,13 @@ def _card(title: str, text: str, record: dict[str, Any], scores: dict[str, Any])
         f"- `{k}`: {s['value']:.3f} (95 % interval {s['low']:.3f} to {s['high']:.3f}, n = {s['n']})"
         for k, s in scores.items()
     ]
-    lines += [*([""] if scores else []), "## How it was made", "", "`ip2p miniature` makes it again.", ""]
+    lines += [
+        *([""] if scores else []),
+        "## How it was made",
+        "",
+        "`make miniature` makes one like it, from nothing.",
+        "",
+    ]
     lines += ["| part | hours | steps | batch | seed | machine | commit |", "|---|---|---|---|---|---|---|"]
     for part, log in record.items():
         r = log["recipe"]

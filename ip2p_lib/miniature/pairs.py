@@ -22,7 +22,7 @@ from ip2p_lib.miniature.recipes import (
     TRIPLET_SEED,
 )
 from ip2p_lib.optimisation import compute_dtype
-from ip2p_lib.presets import MINIATURE, WriteConfig
+from ip2p_lib.presets import MINIATURE, Preset, WriteConfig
 from ip2p_lib.records import Triplet, read_triplets, write_triplets
 from ip2p_lib.scenes.language import is_held_out
 from ip2p_lib.triplets.captions import world_captions
@@ -74,11 +74,11 @@ def _changes(triplet: Triplet, plain: Set[str]) -> set[str]:
     return {f"+{word}" for word in after - before} or {f"-{word}" for word in before - after}
 
 
-def editor_triplets(work: Path, device: torch.device | str) -> list[Triplet]:
+def editor_triplets(work: Path, device: torch.device | str, preset: Preset = MINIATURE) -> list[Triplet]:
     """Of what the preset's cautious writer and a bolder one wrote, a balanced choice."""
     path = work / "triplets.jsonl"
     if not path.exists():
-        model = load_writer(MINIATURE, device=device)
+        model = load_writer(preset, device=device)
         config = replace(MINIATURE.write, seed=TRIPLET_SEED)
         cautious = written(work / "triplets-cautious.jsonl", model, config, CAUTIOUS_TRIPLETS)
         bold = written(work / "triplets-bold.jsonl", model, BOLD_WRITING, BOLD_TRIPLETS)
@@ -86,15 +86,19 @@ def editor_triplets(work: Path, device: torch.device | str) -> list[Triplet]:
     return list(read_triplets(path))
 
 
-def kept_pairs(work: Path, device: torch.device | str) -> Path:
-    """Triplets, candidates and their scores in `work`; returns the folder of those that the filter keeps."""
+def kept_pairs(work: Path, device: torch.device | str, preset: Preset = MINIATURE) -> Path:
+    """Triplets, candidates and their scores in `work`; returns the folder of those that the filter keeps.
+
+    Args:
+        preset: whose models make them; numbers are the recipes'.
+    """
     kept, candidates = work / "kept", work / "candidates"
     if kept.exists():
         return kept
     # where bf16 is the faster arithmetic, it halves the time of sampling, on a CPU too
-    base = load_text_to_image(MINIATURE, device=device, dtype=compute_dtype("auto"))
-    clip = load_clip(MINIATURE, device=device)
-    triplets = editor_triplets(work, device)
+    base = load_text_to_image(preset, device=device, dtype=compute_dtype("auto"))
+    clip = load_clip(preset, device=device)
+    triplets = editor_triplets(work, device, preset)
     critic = filtering.ClipCritic(clip, EDITOR_FILTER)
     total = len(triplets) * EDITOR_PAIRS.candidates_per_triplet
     with tqdm(desc="pairs", unit="pair", total=total) as bar:

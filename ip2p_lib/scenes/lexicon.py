@@ -77,6 +77,10 @@ FUNCTION_WORDS = _listed(
     "stand, stands, stay, stays, stood, style, sun, take, than, that, the, then, there, think, this, "
     "time, too, under, up, us, want, was, we, weather, well, were, what, where, while, wish, would, you"
 )
+# Parts of a picture that no attribute is about: "make the sky red" asks for what the world has no name for.
+SCENERY = _listed("air, background, ground, image, light, picture, scene, sky, sun")
+# Beside "not", which then says that something stays or never comes.
+NOT_BUT = _listed("add, bring, draw, go, goes, keep, paint, place, put, show")
 # "take the kite down" and its likes, as one word
 TAKE_AWAY = r"\b(?:take|tear|fade|wipe|pull|leave) ((?:the |a )?[a-z ]+?) (?:down|away|off|out)\b"
 KNOWN = VALUE_WORDS.keys() | REMOVAL | OLD_MARKERS | NEW_MARKERS | CHANGE | CLAUSE_ENDS | FUNCTION_WORDS

@@ -15,8 +15,10 @@ from ip2p_lib.scenes.lexicon import (
     CLAUSE_ENDS,
     KNOWN,
     NEW_MARKERS,
+    NOT_BUT,
     OLD_MARKERS,
     REMOVAL,
+    SCENERY,
     TAKE_AWAY,
     VALUE_WORDS,
 )
@@ -164,15 +166,17 @@ def read_instruction(instruction: str, before: Scene) -> SceneEdit | None:
     Everything mentioned must either be in the scene already or be the one new thing; a thing named as
     the old one must be there. Every word must be known.
     """
-    phrases = _phrases_of(instruction)
-    mentions = _mentions(phrases) if phrases else []
+    phrases = _phrases_of(instruction) or []
+    mentions = _mentions(phrases)
     gone = [m for m in mentions if m.role == "gone"]
     new = {(m.attribute, m.value) for m in mentions if not _holds(before, m)}
     if gone and not new:
-        return _removal(gone, before)
+        return None if _is_denied(phrases) else _removal(gone, before)
     if len(new) != 1:
         return None
     ((attribute, value),) = new
+    if _is_about_something_else(attribute, mentions, phrases):
+        return None
     for mention in mentions:
         is_new = (mention.attribute, mention.value) == (attribute, value)
         if is_new and mention.role in ("old", "gone"):
@@ -182,6 +186,20 @@ def read_instruction(instruction: str, before: Scene) -> SceneEdit | None:
         if mention.attribute == "extra" and not is_new and mention.role in ("old", "gone"):
             return None
     return _edit_to(before, attribute, value)
+
+
+def _is_denied(phrases: list[str]) -> bool:
+    """Whether "do not remove the kite" or "do not add a kite" is said, rather than that it goes."""
+    return "not" in phrases and any(p in NOT_BUT or p in REMOVAL - {"not"} for p in phrases)
+
+
+def _is_about_something_else(attribute: str, mentions: list[_Mention], phrases: list[str]) -> bool:
+    """Whether colour, subject or place are wished for an extra or a part of the picture, or besides what is there."""
+    if attribute not in ("colour", "subject", "place"):
+        return False
+    has_extra = any(m.attribute == "extra" for m in mentions)
+    of_scenery = attribute != "place" and not SCENERY.isdisjoint(phrases)
+    return has_extra or of_scenery or (attribute == "subject" and "add" in phrases)
 
 
 def _removal(gone: list[_Mention], before: Scene) -> SceneEdit | None:

@@ -118,8 +118,7 @@ class EditSheet:
         mean, _, self._condition = data.latents(pairs, ways)
         self.instructions = [data.instructions[p] for p in pairs]
         scale = backbone.vae.config.scaling_factor
-        self._input = backbone.decode_latents(self._condition.to(backbone.device) * scale)
-        self._answer = backbone.decode_latents(mean.to(backbone.device))
+        self._input, self._answer = self._decoded(self._condition * scale), self._decoded(mean)
 
     @torch.no_grad()
     def __call__(self, unet: Any) -> Tensor:
@@ -143,7 +142,12 @@ class EditSheet:
                 num_inference_steps=self._config.num_inference_steps,
                 sampler=self._config.sampler,
             )
-        return editor.decode_latents(last.latents)
+        return self._decoded(last.latents)
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """One by one: the decoder takes more memory than a training step leaves for six at a time."""
+        decode, device = self._backbone.decode_latents, self._backbone.vae.device
+        return torch.cat([decode(row.to(device)) for row in latents.split(1)])
 
     def save(self, unet: Any, path: Path) -> None:
         """Write the sheet as a PNG."""

@@ -1,5 +1,7 @@
 """Wrong answers to the exercises of notebook 06."""
 
+import math
+
 import numpy as np
 
 from ip2p_lib.course.exercises.evaluation import change, interval, judged
@@ -15,6 +17,10 @@ def by_side(rule):
 
 def zero_for_nothing(after, truth, mask):
     return tuple(off(after, truth)[m].mean().item() if m.any() else 0.0 for m in (mask, ~mask))
+
+
+def nothing_at_all(after, truth, mask):
+    return zero_for_nothing(after, truth, mask) if mask.any() and not mask.all() else (math.nan, math.nan)
 
 
 def no_extras(seen, before, wanted):
@@ -54,6 +60,7 @@ WRONG = {
         (by_side(lambda a, t, m: ((a - t) ** 2).mean(0)[m].mean()), "squared"),
         (by_side(lambda a, t, m: (a - t).mean(0)[m].mean()), "absolute"),
         (zero_for_nothing, "An empty side"),
+        (nothing_at_all, "which is all of it"),
         (lambda a, t, m: off(a, t), "2 numbers"),
     ],
     "06.3": [

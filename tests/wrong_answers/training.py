@@ -1,6 +1,7 @@
 """Wrong answers to the exercises of notebook 04."""
 
 import re
+from copy import deepcopy
 
 import torch
 from torch import nn
@@ -23,6 +24,18 @@ def spoiled(spoil):
 
 def as_pytorch_made_it(conv, extra):
     return nn.Conv2d(conv.in_channels + extra, conv.out_channels, 3, padding=1)
+
+
+def sharing_the_bias(conv, extra):
+    wide = extend_input_channels(conv, extra)
+    wide.bias = conv.bias
+    return wide
+
+
+def of_the_old_name(conv, extra):
+    wide = deepcopy(conv)
+    wide.weight = nn.Parameter(extend_input_channels(conv, extra).weight.detach())
+    return wide
 
 
 def without_padding(conv, extra):
@@ -119,6 +132,8 @@ WRONG = {
         (spoiled(lambda w: w.weight[:, 4:].add_(0.1)), "must be zero"),
         (spoiled(in_front), "new channels come last"),
         (as_pytorch_made_it, "old weights"),
+        (sharing_the_bias, "Copy the numbers"),
+        (of_the_old_name, "in name too"),
         (without_padding, "wrong shape"),
         (more_outputs, "conv.in_channels + extra"),
         (lambda conv, extra: conv.weight, "nn.Conv2d"),
@@ -137,9 +152,9 @@ WRONG = {
         (masks(below(1), between(1, 2)), "together"),
         (masks(below(1), between(1, 3)), "both go"),
         (masks(below(2), below(2)), "never learned"),
-        (masks(below(2), below(3)), "In [0, u) the picture stays"),
+        (masks(below(2), below(3)), "In [0, p) the picture stays"),
         (lambda r, u: tuple(~m for m in conditioning_dropout(r, u)), "not kept"),
-        (masks(below(3), between(1, 3)), "below 2u"),
+        (masks(below(3), between(1, 3)), "below 2p"),
         (lambda r, u: conditioning_dropout(r, u)[0], "two masks"),
     ],
     "04.5": [

@@ -79,6 +79,12 @@ def check_sides(answer: Callable[..., Any], seed: int) -> None:
             "An empty side has no mean: give NaN, not a number.",
             f"got {found[empty]}",
         )
+        whole, seen = off.mean().item(), found[1 - empty]
+        need(
+            abs(seen - whole) <= 2e-4,
+            "The other side, which is all of it, has a mean.",
+            f"must be {whole:.4f}, got {seen}",
+        )
 
 
 def _near_or_wrong(got: list[float], right: list[float], slips: list[tuple[list[float], str]]) -> None:

@@ -44,6 +44,17 @@ def check_wider(answer: Callable[..., Any], seed: int) -> None:
         "The new channels' weights must be zero: fill, do not trust what PyTorch put there.",
     )
     need(wide.bias is not None and torch.allclose(wide.bias, before[1]), "The bias must come along.")
+    shared = {p.data_ptr() for p in wide.parameters()} & {p.data_ptr() for p in conv.parameters()}
+    need(
+        not shared,
+        "Copy the numbers: a parameter of both layers would change the old one as the new one learns.",
+    )
+    said = (wide.in_channels, wide.out_channels) == (4 + extra, 6)
+    need(
+        said,
+        "The layer must be of its new size in name too: make a new nn.Conv2d.",
+        f"in_channels is {wide.in_channels}",
+    )
     given = noise(seed, 2, 4 + extra, 5, 5)
     with torch.no_grad():
         same_tensor(
