@@ -111,13 +111,13 @@ def test_a_tokenizer_without_its_files_is_refused(copied):
 
 
 def test_a_tokenizer_that_tells_no_length_has_that_of_its_text_encoder(copied):
-    before = load_backbone(str(copied)).encode_text(["make it night"])
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        (copied / "tokenizer" / name).unlink(missing_ok=True)
-    model = load_backbone(str(copied))
+    folder = copied / "editor"
+    before = models.load_backbone(str(folder)).encode_text(["make it night"])
+    (folder / "tokenizer" / "tokenizer_config.json").unlink()
+    model = models.load_backbone(str(folder))
     assert model.encode_text(["make it night"]).shape == before.shape
-    with pytest.raises(ValueError, match="must fit in 77 tokens"):
-        check_instruction(model, "make it night " * 40)
+    with pytest.raises(ValueError, match=r"must fit in \d+ tokens"):
+        models.check_instruction(model, "make it night and " * 30)
 
 
 def test_weights_of_another_shape_are_refused(copied):
