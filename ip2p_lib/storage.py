@@ -181,7 +181,8 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """The first few settings that two configurations do not share."""
     now = json.loads(json.dumps(here, default=str))  # as it would be read back
     names = [n for n in now if there.get(n) != now[n]]
-    return "; ".join(f"{n}: {there.get(n)!s:.60} there, {now[n]!s:.60} now" for n in names[:3])
+    told = "; ".join(f"{n}: {there.get(n)!s:.60} there, {now[n]!s:.60} now" for n in names[:3])
+    return told or "made by another version of this library"
 
 
 def claim_folder(
