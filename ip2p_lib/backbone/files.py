@@ -1,6 +1,7 @@
 """Weights read from disk or hub: safetensors alone, each fault in one line."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def component(kind: Any, model: str, subfolder: str) -> Any:
         raise ValueError(
             f"{model}/{subfolder} is damaged or of another shape: {first_line(error)}"
         ) from error
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """Digest of a model's files, whatever device and dtype it is loaded for; "" if there are none."""
+    found = sorted(files)
+    return storage.fingerprint([[p.name, storage.quick_digest(p)] for p in found]) if found else ""
 
 
 def check_vocabulary(tokenizer: CLIPTokenizer, size: int, model: str) -> None:

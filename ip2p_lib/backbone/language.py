@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ip2p_lib import storage
-from ip2p_lib.backbone.files import frozen
+from ip2p_lib.backbone.files import files_digest, frozen
 from ip2p_lib.presets import Preset
 from ip2p_lib.storage import first_line
 
@@ -75,12 +75,8 @@ def load_language_model(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     name = folder.name if folder.is_dir() else model
-    return LanguageModel(frozen(network, device), tokenizer, name, _digest(folder))
-
-
-def _digest(folder: Path) -> str:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return storage.fingerprint([[p.name, storage.quick_digest(p)] for p in files]) if files else ""
+    files = files_digest(p for p in folder.rglob("*") if p.is_file())
+    return LanguageModel(frozen(network, device), tokenizer, name, files)
 
 
 def load_writer(preset: Preset, model: str | None = None, **options: Any) -> LanguageModel:

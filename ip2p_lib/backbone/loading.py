@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ip2p_lib import storage
-from ip2p_lib.backbone.files import check_vocabulary, component, fill, frozen
+from ip2p_lib.backbone.files import check_vocabulary, component, files_digest, fill, frozen
 from ip2p_lib.backbone.model import Backbone
 from ip2p_lib.judge import Judge
 from ip2p_lib.presets import Preset
@@ -58,10 +58,8 @@ def load_backbone(
     else:
         parts = {part: component(kind, model, part) for part, kind in PARTS.items()}
         check_vocabulary(parts["tokenizer"], parts["text_encoder"].config.vocab_size, model)
-        longest = parts["text_encoder"].config.max_position_embeddings
-        parts["tokenizer"].model_max_length = min(
-            longest, parts["tokenizer"].model_max_length
-        )  # not all say one
+        tokenizer, longest = parts["tokenizer"], parts["text_encoder"].config.max_position_embeddings
+        tokenizer.model_max_length = min(longest, tokenizer.model_max_length)  # which not all tell
     for part in parts.values():
         if isinstance(part, nn.Module):
             # not part.to: diffusers then warns of networks that must stay in float32, and lists none
@@ -73,8 +71,7 @@ def files_mark(model: str) -> str:
     """Digest of a model's files, whatever device and dtype it is loaded for; "" for a hub id."""
     if is_file_name(model):
         return storage.quick_digest(Path(model))
-    files = sorted(p for part in PARTS for p in Path(model, part).rglob("*") if p.is_file())
-    return storage.fingerprint([[p.name, storage.quick_digest(p)] for p in files]) if files else ""
+    return files_digest(p for part in PARTS for p in Path(model, part).rglob("*") if p.is_file())
 
 
 def model_name(model: str) -> str:

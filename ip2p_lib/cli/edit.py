@@ -163,6 +163,16 @@ def _beside(out: Path, figure: str) -> Path:
     return out.with_name(f"{out.stem}-{figure}.png")
 
 
+def _of_grid() -> dict[str, Any]:
+    """What the recipe of a grid has beside the edit's."""
+    return {"figure": "grid"}
+
+
+def _of_strip(frames: int) -> dict[str, Any]:
+    """The same of a strip."""
+    return {"figure": "strip", "frames": frames}
+
+
 class _Job:
     """One instruction and its settings, for as many pictures as there are."""
 
@@ -202,12 +212,15 @@ class _Job:
         """Whether a file holds this very edit of this very picture, and those beside it the figures wanted."""
         from ip2p_lib import images
 
+        if not out.is_file():
+            return False
         source, config = images.open_picture(path), self.config
-        wanted = {out: self._recipe(source)}
+        recipe = self._recipe(source)
+        wanted = {out: recipe}
         if grid:
-            wanted[_beside(out, "grid")] = self._recipe(source, figure="grid")
+            wanted[_beside(out, "grid")] = recipe | _of_grid()
         if strip:
-            wanted[_beside(out, "strip")] = self._recipe(source, figure="strip", frames=strip)
+            wanted[_beside(out, "strip")] = recipe | _of_strip(strip)
         older = {"restore_detail": False, "weights": ""}  # not in all files
         try:
             is_same = all(older | images.read_recipe(file) == recipe for file, recipe in wanted.items())
@@ -216,15 +229,15 @@ class _Job:
         edited = images.edit_size(*source.size, config.resolution, config.multiple)
         return is_same and images.open_picture(out).size == (source.size if self.full_size else edited)
 
-    def _recipe(self, source: Any, **figure: Any) -> dict[str, Any]:
-        """What the edit of a picture, or a figure of it, carries."""
+    def _recipe(self, source: Any) -> dict[str, Any]:
+        """What the edit of a picture carries; a figure carries more."""
         from dataclasses import asdict
 
         from ip2p_lib import images
         from ip2p_lib.editing import recipe_of
 
         mark = images.digest(source)
-        return asdict(recipe_of(self.editor, mark, self.instruction, self.config, **self.options)) | figure
+        return asdict(recipe_of(self.editor, mark, self.instruction, self.config, **self.options))
 
     def one(self, path: Path, out: Path, grid: bool, strip: int) -> None:
         """Edit a picture, with its figures if asked."""
@@ -263,7 +276,7 @@ class _Job:
         rows = [cells[r : r + len(pictures)] for r in range(0, len(cells), len(pictures))]
         side = min(256, max(112, max(made[0].picture.size)))
         sheet = contact_sheet(rows, heads=[f"s_I {i:g}" for i in pictures], side=side, lines=1)
-        images.save_with_recipe(sheet, out, self._recipe(source, figure="grid"))
+        images.save_with_recipe(sheet, out, self._recipe(source) | _of_grid())
         typer.echo(f"{out}: s_T from top to bottom, s_I from left to right")
 
     def _strip(self, source: Any, out: Path, frames: int) -> None:
@@ -276,6 +289,6 @@ class _Job:
         count = min(frames, len(moments))
         chosen = [moments[round(i * (len(moments) - 1) / max(1, count - 1))] for i in range(count)]
         cells = [Cell(picture, f"step {step.index + 1} of {step.count}") for step, picture in chosen]
-        recipe = self._recipe(source, figure="strip", frames=frames)
+        recipe = self._recipe(source) | _of_strip(frames)
         images.save_with_recipe(contact_sheet([cells], lines=1), out, recipe)
         typer.echo(f"{out}: {count} of {len(moments)} steps")

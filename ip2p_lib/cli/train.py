@@ -121,8 +121,9 @@ def train(
     columns = given(
         original_image=original_image_column, edit_prompt=edit_prompt_column, edited_image=edited_image_column
     )
-    own = conv_in_learning_rate is not None
-    run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops, cache, columns, own)
+    run = _Run(chosen, config, data, out, model, lora_rank, held_out, crops, cache, columns)
+    if run.was_editor and conv_in_learning_rate is None:  # the preset's higher one is for new channels
+        run.config = replace(config, conv_in_learning_rate=None)
     if save_only:
         run.check()
     else:
@@ -147,10 +148,7 @@ class _Run:
         crops: int,
         cache: Path | None,
         columns: dict[str, str],
-        has_own_first_rate: bool,
     ) -> None:
-        from dataclasses import replace
-
         import torch
 
         from ip2p_lib import backbone as models
@@ -162,6 +160,7 @@ class _Run:
             model or preset.text_to_image,
             manifest="" if model else preset.manifest,
         )
+        # The UNet stays behind: training needs a copy on the device, and not the one that it was copied from.
         for part in (self.base.vae, self.base.text_encoder):
             torch.nn.Module.to(part, self.processes.device)
         self.parts = {
@@ -179,19 +178,14 @@ class _Run:
             for part in (("train", "held_out") if held_out else ("train",))
         }
         self.lora_rank = lora_rank
-        self.start = (
-            self.base.unet
-        )  # which stays on the CPU: training needs a copy on the device, and not both
         self.was_editor = self.base.unet.config.in_channels > self.base.latent_channels
-        if self.was_editor and not has_own_first_rate:  # the preset's higher one is for new channels
-            self.config = replace(config, conv_in_learning_rate=None)
 
     def untrained(self) -> Any:
         """The network as training begins, on the processor's side: with an adapter if asked for."""
         from ip2p_lib.lora import add_lora
         from ip2p_lib.unet import as_editor_unet
 
-        unet, rank = as_editor_unet(self.start, self.base.latent_channels), self.lora_rank
+        unet, rank = as_editor_unet(self.base.unet, self.base.latent_channels), self.lora_rank
         if rank is not None:
             add_lora(unet, rank, rank, train_conv_in=not self.was_editor, seed=self.config.seed)
         return unet

@@ -155,8 +155,6 @@ def run_each(
         return []
     try:
         return list(zip(chosen, run(chosen), strict=True))
-    except NoRoomError:
-        raise
     except ValueError:
         return [(i, _one(run, i)) for i in chosen]
 

@@ -77,13 +77,8 @@ def _card(title: str, text: str, record: dict[str, Any], scores: dict[str, Any])
         f"- `{k}`: {s['value']:.3f} (95 % interval {s['low']:.3f} to {s['high']:.3f}, n = {s['n']})"
         for k, s in scores.items()
     ]
-    lines += [
-        *([""] if scores else []),
-        "## How it was made",
-        "",
-        "`make miniature` makes one like it, from nothing.",
-        "",
-    ]
+    made = "`make miniature` makes one like it, from nothing."
+    lines += [*([""] if scores else []), "## How it was made", "", made, ""]
     lines += ["| part | hours | steps | batch | seed | machine | commit |", "|---|---|---|---|---|---|---|"]
     for part, log in record.items():
         r = log["recipe"]

@@ -65,9 +65,22 @@ def remember(path: Path, exercise_id: str, *, solved: bool, most_hints: int) -> 
     An attempt that does not solve it earns one hint more, up to `most_hints`. A damaged file is kept beside the new one, never lost. A file that cannot be read or put aside is left alone, and a
     folder that cannot be written loses no lesson: the line says so.
     """
-    records, said, is_readable = _read_or_put_aside(path)
-    before, now = records.get(exercise_id, Record()), datetime.now(UTC).isoformat(timespec="seconds")
-    record = replace(
+    try:
+        records, said = _read_or_put_aside(path)
+    except OSError as error:
+        said = f"Progress in {path} could not be read ({error.strerror}), so it was left as it is; make it yours, or"
+        return _counted(Record(), solved, most_hints), f"{said} set {VARIABLE} to another folder."
+    record = _counted(records.get(exercise_id, Record()), solved, most_hints)
+    try:
+        write_progress(path, {**records, exercise_id: record})
+    except OSError as error:
+        said = f"Progress could not be saved in {path.parent} ({error.strerror}); set {VARIABLE} to a folder of yours."
+    return record, said
+
+
+def _counted(before: Record, solved: bool, most_hints: int) -> Record:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(
         before,
         attempts=before.attempts + 1,
         solved=before.solved or solved,
@@ -75,25 +88,14 @@ def remember(path: Path, exercise_id: str, *, solved: bool, most_hints: int) -> 
         last=now,
         hints=before.hints if solved else max(before.hints, min(before.hints + 1, most_hints)),
     )
-    try:
-        if is_readable:
-            write_progress(path, {**records, exercise_id: record})
-    except OSError as error:
-        said = f"Progress could not be saved in {path.parent} ({error.strerror}); set {VARIABLE} to a folder of yours."
-    return record, said
 
 
-def _read_or_put_aside(path: Path) -> tuple[dict[str, Record], str, bool]:
-    """Records, what is to be said, and whether a new file may take the place of the old one."""
+def _read_or_put_aside(path: Path) -> tuple[dict[str, Record], str]:
     try:
-        try:
-            return read_progress(path), "", True
-        except ValueError:
-            number = 1
-            while (aside := path.with_name(f"progress.damaged-{number}.json")).exists():
-                number += 1
-            path.replace(aside)
-    except OSError as error:
-        said = f"Progress in {path} could not be read ({error.strerror}), so it was left as it is; make it yours, or"
-        return {}, f"{said} set {VARIABLE} to another folder.", False
-    return {}, f"The progress file was damaged; it is kept as {aside.name}, and a new one was begun.", True
+        return read_progress(path), ""
+    except ValueError:
+        number = 1
+        while (aside := path.with_name(f"progress.damaged-{number}.json")).exists():
+            number += 1
+        path.replace(aside)
+        return {}, f"The progress file was damaged; it is kept as {aside.name}, and a new one was begun."
